@@ -1,0 +1,164 @@
+//! The one list of kernel fields that the programs read.
+//!
+//! User space looks each of them up in the running kernel's BTF and hands the
+//! byte offsets over as read-only globals; the verifier then sees constants and
+//! checks every load against the type. What this kernel lacks is [`ABSENT`],
+//! which a program tests before it touches the field: the verifier removes the
+//! branch.
+
+/// Offset of a field, or position of an argument, that this kernel lacks.
+pub const ABSENT: u32 = u32::MAX;
+
+/// Where BTF tells about an entry of [`KernelLayout`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Byte offset of a member, as `struct.member.member`; members of anonymous
+    /// structs and unions are found through them.
+    Field(&'static str),
+    /// Bit offset and width of a bit field: `bytes | shift << 16 | bits << 24`.
+    Bits(&'static str),
+    /// Position of an argument of a tracepoint, as `(tracepoint, argument)`.
+    Argument(&'static str, &'static str),
+}
+
+/// One entry of the list.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry {
+    /// Where its value comes from.
+    pub source: Source,
+    /// Size that the programs load, in bytes; 0 where only the position counts.
+    pub size: u32,
+    /// Whether the tool cannot run without it.
+    pub required: bool,
+}
+
+macro_rules! layout {
+    ($($(#[$doc:meta])* $name:ident: $source:expr, $size:expr, $required:ident;)*) => {
+        /// Offsets and argument positions, one `u32` for each entry of [`ENTRIES`].
+        #[repr(C)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub struct KernelLayout {
+            $($(#[$doc])* pub $name: u32,)*
+        }
+
+        /// The entries, in the order of the members of [`KernelLayout`].
+        pub const ENTRIES: &[Entry] = &[
+            $(Entry { source: $source, size: $size, required: layout!(@$required) },)*
+        ];
+
+        impl KernelLayout {
+            /// A layout with the values of [`ENTRIES`], in their order.
+            pub const fn from_values(values: [u32; ENTRIES.len()]) -> Self {
+                let [$($name),*] = values;
+                Self { $($name),* }
+            }
+        }
+    };
+    (@required) => { true };
+    (@optional) => { false };
+}
+
+use Source::{Argument, Bits, Field};
+
+layout! {
+    /// `u16`, `AF_INET` or `AF_INET6`.
+    skc_family: Field("sock_common.skc_family"), 2, required;
+    /// `u8`, a TCP state.
+    skc_state: Field("sock_common.skc_state"), 1, required;
+    /// `u16`, local port in host order.
+    skc_num: Field("sock_common.skc_num"), 2, required;
+    /// `u16`, remote port in network order.
+    skc_dport: Field("sock_common.skc_dport"), 2, required;
+    /// `u32`, remote IPv4 address in network order.
+    skc_daddr: Field("sock_common.skc_daddr"), 4, required;
+    /// `u32`, local IPv4 address in network order.
+    skc_rcv_saddr: Field("sock_common.skc_rcv_saddr"), 4, required;
+    /// `struct in6_addr`, remote address.
+    skc_v6_daddr: Field("sock_common.skc_v6_daddr"), 16, required;
+    /// `struct in6_addr`, local address.
+    skc_v6_rcv_saddr: Field("sock_common.skc_v6_rcv_saddr"), 16, required;
+    /// `struct net *`.
+    skc_net: Field("sock_common.skc_net.net"), 8, required;
+    /// `unsigned long`, bits of `enum sock_flags`.
+    skc_flags: Field("sock_common.skc_flags"), 8, required;
+    /// `u16`, an IP protocol number.
+    sk_protocol: Field("sock.sk_protocol"), 2, required;
+    /// `int`, a positive error number.
+    sk_err: Field("sock.sk_err"), 4, required;
+    /// `atomic_t`, packets dropped on this socket.
+    sk_drops: Field("sock.sk_drops"), 4, required;
+    /// `u32`, length of a listener's accept queue.
+    sk_ack_backlog: Field("sock.sk_ack_backlog"), 4, required;
+    /// `u32`, the listener's backlog.
+    sk_max_ack_backlog: Field("sock.sk_max_ack_backlog"), 4, required;
+    /// `atomic_t`, length of a listener's SYN queue.
+    icsk_synq_len: Field("tcp_sock.inet_conn.icsk_accept_queue.qlen"), 4, required;
+    /// Bit field, `enum tcp_ca_state`.
+    icsk_ca_state: Bits("tcp_sock.inet_conn.icsk_ca_state"), 1, required;
+    /// `u8`, the timer that is pending.
+    icsk_pending: Field("tcp_sock.inet_conn.icsk_pending"), 1, required;
+    /// `u32`, smoothed RTT in microseconds, shifted left by 3.
+    srtt_us: Field("tcp_sock.srtt_us"), 4, required;
+    /// `u32`, mean deviation in microseconds, shifted left by 2.
+    mdev_us: Field("tcp_sock.mdev_us"), 4, required;
+    /// `struct minmax`; the least RTT in microseconds is its second `u32`.
+    rtt_min: Field("tcp_sock.rtt_min"), 8, required;
+    /// `u32`, RTT in microseconds of the newest segment acknowledged.
+    rack_rtt_us: Field("tcp_sock.rack.rtt_us"), 4, required;
+    /// `u32`, segments retransmitted.
+    total_retrans: Field("tcp_sock.total_retrans"), 4, required;
+    /// `u32`, time of the first SYN while in SYN_SENT, in timestamp units.
+    retrans_stamp: Field("tcp_sock.retrans_stamp"), 4, required;
+    /// Bit field: timestamp units are microseconds (6.7 and later).
+    tcp_usec_ts: Bits("tcp_sock.tcp_usec_ts"), 1, optional;
+    /// `u64`, payload, SYN and FIN acknowledged.
+    bytes_acked: Field("tcp_sock.bytes_acked"), 8, required;
+    /// `u64`, payload and FIN received in order.
+    bytes_received: Field("tcp_sock.bytes_received"), 8, required;
+    /// `u32`, next sequence number to send.
+    snd_nxt: Field("tcp_sock.snd_nxt"), 4, required;
+    /// `u32`, first sequence number not acknowledged.
+    snd_una: Field("tcp_sock.snd_una"), 4, required;
+    /// `u32`, end of the data written.
+    write_seq: Field("tcp_sock.write_seq"), 4, required;
+    /// `u32`, segments received.
+    segs_in: Field("tcp_sock.segs_in"), 4, required;
+    /// `u32`, segments sent.
+    segs_out: Field("tcp_sock.segs_out"), 4, required;
+    /// `u32`, duplicate segments that the peer reported.
+    dsack_dups: Field("tcp_sock.dsack_dups"), 4, required;
+    /// `u32`, segments received out of order.
+    rcv_ooopack: Field("tcp_sock.rcv_ooopack"), 4, required;
+    /// `u32`, congestion window in segments.
+    snd_cwnd: Field("tcp_sock.snd_cwnd"), 4, required;
+    /// `u64`, time of the first SYN-ACK in microseconds, CLOCK_MONOTONIC.
+    snt_synack: Field("tcp_request_sock.snt_synack"), 8, required;
+    /// `unsigned int`, the number of a network namespace.
+    net_inum: Field("net.ns.inum"), 4, required;
+    /// `struct net *` of a device.
+    nd_net: Field("net_device.nd_net.net"), 8, required;
+    /// `struct net_device *`.
+    skb_dev: Field("sk_buff.dev"), 8, required;
+    /// `struct sock *`.
+    skb_sk: Field("sk_buff.sk"), 8, required;
+    /// `unsigned char *`, start of the buffer.
+    skb_head: Field("sk_buff.head"), 8, required;
+    /// `__be16`, the EtherType.
+    skb_protocol: Field("sk_buff.protocol"), 2, required;
+    /// `__u16`, offset of the network header from `head`.
+    skb_network_header: Field("sk_buff.network_header"), 2, required;
+    /// `__u16`, offset of the transport header from `head`.
+    skb_transport_header: Field("sk_buff.transport_header"), 2, required;
+    /// Receiving socket of a dropped packet (6.11 and later).
+    arg_kfree_rx_sk: Argument("kfree_skb", "rx_sk"), 0, optional;
+    /// Reason of a reset sent (6.10 and later).
+    arg_reset_reason: Argument("tcp_send_reset", "reason"), 0, optional;
+    /// Result of a retransmission (6.18 has it, 6.12 does not).
+    arg_retransmit_err: Argument("tcp_retransmit_skb", "err"), 0, optional;
+}
+
+const _: () = assert!(size_of::<KernelLayout>() == 4 * ENTRIES.len());
+
+// SAFETY: `u32` members only, without padding.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for KernelLayout {}

@@ -1,0 +1,48 @@
+//! Record that the `iter/tcp` program writes for each socket.
+
+/// One listener or connection.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SockRecord {
+    /// Local address; IPv4 is mapped into `::ffff:0:0/96`.
+    pub local: [u8; 16],
+    /// Remote address, likewise.
+    pub remote: [u8; 16],
+    /// Payload bytes sent since the socket was first seen.
+    pub sent_bytes: u64,
+    /// Payload bytes received since the socket was first seen.
+    pub received_bytes: u64,
+    /// Time of ESTABLISHED in nanoseconds of CLOCK_MONOTONIC; 0 if before the start.
+    pub since_ns: u64,
+    /// Number of the network namespace.
+    pub netns: u32,
+    /// Row of the connection; unused for a listener.
+    pub row: u32,
+    /// Local port.
+    pub local_port: u16,
+    /// Remote port.
+    pub remote_port: u16,
+    /// TCP state; 10 is a listener.
+    pub state: u8,
+    /// A [`crate::series::Side`].
+    pub side: u8,
+    /// Zero.
+    pub _pad: u16,
+    /// Smoothed RTT in microseconds; for a listener the accept queue's length.
+    pub srtt_us: u32,
+    /// Least RTT in microseconds; for a listener the backlog.
+    pub min_rtt_us: u32,
+    /// Congestion window in segments; for a listener the SYN queue's length.
+    pub snd_cwnd: u32,
+    /// Retransmitted segments; for a listener `sk_drops`.
+    pub retransmits: u32,
+}
+
+/// TCP state of a listener.
+pub const LISTEN: u8 = 10;
+
+const _: () = assert!(size_of::<SockRecord>() == 88);
+
+// SAFETY: integers only, without padding (asserted above).
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for SockRecord {}

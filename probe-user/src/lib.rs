@@ -1,0 +1,4 @@
+//! edgeprobe: loads the kernel programs, reads their maps and shows what they
+//! counted. The binary is a thin shell over this library.
+
+pub mod snapshot;

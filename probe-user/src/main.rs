@@ -1,0 +1,3 @@
+//! The `edgeprobe` command.
+
+fn main() {}

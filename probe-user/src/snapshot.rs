@@ -1,0 +1,342 @@
+//! The one model under every view: Prometheus, socket, JSON and terminal.
+//!
+//! A snapshot is immutable and cumulative: counters count from the start of the
+//! daemon. Names are resolved. Its serialised form is what the socket carries
+//! and what `edgeprobe top --once --json` prints; [`SCHEMA`] is raised with
+//! every change that a reader could trip over.
+
+use std::collections::BTreeMap;
+
+use probe_common::hist;
+use serde::{Deserialize, Serialize};
+
+/// Version of the serialised form.
+pub const SCHEMA: u32 = 1;
+
+/// All that is known at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// When it was taken, seconds since 1970-01-01 UTC.
+    pub timestamp_seconds: f64,
+    /// How long taking it lasted.
+    pub duration_seconds: f64,
+    /// When the daemon began to count, seconds since 1970-01-01 UTC.
+    pub start_seconds: f64,
+    /// Release of the running kernel.
+    pub kernel: String,
+    /// Version of the program that took it.
+    pub version: String,
+    /// TCP by side, service and peer; sorted by these, each combination once.
+    pub tcp: Vec<TcpSeries>,
+    /// Resets; each combination of labels once.
+    pub resets: Vec<Reset>,
+    /// Listeners by service.
+    pub listeners: Vec<Listener>,
+    /// Packets that the kernel dropped.
+    pub drops: Vec<Drop>,
+    /// Interfaces with an XDP program.
+    pub devices: Vec<Device>,
+    /// Connections that are open now. Filled only where a client asks for it
+    /// (see `socket::Request`); bounded, largest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub connections: Vec<Connection>,
+    /// What the tool missed.
+    pub lost: Vec<Lost>,
+    /// Maps that can fill up.
+    pub maps: Vec<MapUse>,
+    /// The kernel programs, attached or not.
+    pub programs: Vec<Program>,
+    /// What the daemon itself costs.
+    pub process: Process,
+}
+
+/// Labels of a TCP series.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct TcpLabels {
+    /// `server`, `client`, `unknown` or `none`.
+    pub side: String,
+    /// Name from the configuration, port number, or `other`.
+    pub svc: String,
+    /// Name of a CIDR group, `loopback`, `private`, `public` or `other`.
+    pub peer: String,
+}
+
+/// Counters and histograms of one side, service and peer.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct TcpSeries {
+    /// Whose they are.
+    #[serde(flatten)]
+    pub labels: TcpLabels,
+    /// Connections that reached ESTABLISHED since the start.
+    pub opened: u64,
+    /// Connections in ESTABLISHED or CLOSE_WAIT now.
+    pub open: u64,
+    /// Connections closed, by reason (all reasons present).
+    pub closed: BTreeMap<String, u64>,
+    /// Connections never established, by reason (all reasons present).
+    pub connect_failures: BTreeMap<String, u64>,
+    /// Payload bytes sent, first transmissions.
+    pub sent_bytes: u64,
+    /// Payload bytes that arrived in order.
+    pub received_bytes: u64,
+    /// Segments sent.
+    pub sent_segments: u64,
+    /// Segments received.
+    pub received_segments: u64,
+    /// Segments retransmitted, by type (all types present).
+    pub retransmits: BTreeMap<String, u64>,
+    /// Retransmitted segments that the peer already had (DSACK).
+    pub spurious_retransmits: u64,
+    /// Segments received out of order.
+    pub out_of_order: u64,
+    /// RTT samples during the life of the connections.
+    pub rtt: Histogram,
+    /// First SYN or SYN-ACK to ESTABLISHED.
+    pub handshake: Histogram,
+    /// ESTABLISHED to closed.
+    pub duration: Histogram,
+}
+
+/// An exponential histogram; see [`probe_common::hist`] for the bounds.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Histogram {
+    /// Sum of the observations in seconds.
+    pub sum_seconds: f64,
+    /// `[slot, count]` for each slot that is not empty, by rising slot.
+    pub slots: Vec<(u16, u64)>,
+}
+
+impl Histogram {
+    /// Number of observations.
+    pub fn count(&self) -> u64 {
+        self.slots.iter().map(|&(_, count)| count).sum()
+    }
+
+    /// Adds another histogram to this one.
+    pub fn add(&mut self, other: &Self) {
+        let mut slots: BTreeMap<u16, u64> = self.slots.iter().copied().collect();
+        for &(slot, count) in &other.slots {
+            *slots.entry(slot).or_default() += count;
+        }
+        self.slots = slots.into_iter().collect();
+        self.sum_seconds += other.sum_seconds;
+    }
+
+    /// The quantile `q` (0 to 1) in seconds, interpolated within its bucket as
+    /// Prometheus does for native histograms; `None` without observations.
+    pub fn quantile(&self, q: f64) -> Option<f64> {
+        let count = self.count();
+        if count == 0 {
+            return None;
+        }
+        let rank = q.clamp(0.0, 1.0) * count as f64;
+        let mut below = 0;
+        for &(slot, here) in &self.slots {
+            if (below + here) as f64 >= rank {
+                let (low, high) = bucket_seconds(slot);
+                let part = ((rank - below as f64) / here as f64).clamp(0.0, 1.0);
+                return Some(match (low > 0.0, high.is_finite()) {
+                    (true, true) => low * (high / low).powf(part),
+                    (true, false) => low,
+                    _ => high * part,
+                });
+            }
+            below += here;
+        }
+        None
+    }
+}
+
+/// Lower (exclusive) and upper (inclusive) bound of a slot, in seconds.
+pub fn bucket_seconds(slot: u16) -> (f64, f64) {
+    let bound = |slot: usize| f64::exp2(f64::from(slot as i32 + hist::FIRST_INDEX) / 16.0);
+    match usize::from(slot) {
+        0 => (0.0, bound(0)),
+        slot if slot < hist::BOUNDS => (bound(slot - 1), bound(slot)),
+        _ => (bound(hist::BOUNDS - 1), f64::INFINITY),
+    }
+}
+
+/// Resets of one direction and reason.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Reset {
+    /// Whose they are.
+    #[serde(flatten)]
+    pub labels: TcpLabels,
+    /// `sent` or `received`.
+    pub direction: String,
+    /// Name of the kernel's reason, or `unavailable`.
+    pub reason: String,
+    /// How many.
+    pub count: u64,
+}
+
+/// Queues and drops of the listeners of one service.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Listener {
+    /// The service; `other` for what cannot be attributed.
+    pub svc: String,
+    /// Connections and requests that were dropped (`ListenDrops`).
+    pub drops: u64,
+    /// Half-open connections waiting.
+    pub syn_queue_length: u64,
+    /// How many may wait; 0 if there is no listener now.
+    pub syn_queue_limit: u64,
+    /// Connections waiting for `accept()`.
+    pub accept_queue_length: u64,
+    /// How many may wait; 0 if there is no listener now.
+    pub accept_queue_limit: u64,
+}
+
+/// Packets that the kernel dropped for one reason.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Drop {
+    /// `core`, or the subsystem's name in lower case.
+    pub subsystem: String,
+    /// Name of the reason without its prefix; `UNKNOWN_n` where BTF has none.
+    pub reason: String,
+    /// `tcp`, `udp`, `icmp`, `icmp6`, `ipv4`, `ipv6`, `arp` or `other`.
+    pub protocol: String,
+    /// Packets.
+    pub count: u64,
+}
+
+/// An interface with an XDP program.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Device {
+    /// Name of the interface.
+    pub device: String,
+    /// `native` or `generic`; empty if attaching failed.
+    pub xdp_mode: String,
+    /// Packets and bytes by protocol and action.
+    pub traffic: Vec<DeviceTraffic>,
+    /// Number of flows in the flow table.
+    pub flows: u64,
+    /// The largest flows by bytes, at most 100.
+    pub top_flows: Vec<PacketFlow>,
+    /// What found no place in the flow table.
+    pub overflow_packets: u64,
+    /// Bytes of it.
+    pub overflow_bytes: u64,
+    /// Sum over all flows and the overflow; equals the sum over `traffic`.
+    pub flow_packets: u64,
+    /// Bytes of it.
+    pub flow_bytes: u64,
+}
+
+/// Traffic of a device.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct DeviceTraffic {
+    /// As in [`Drop::protocol`].
+    pub protocol: String,
+    /// XDP action: `pass`.
+    pub action: String,
+    /// Packets.
+    pub packets: u64,
+    /// Bytes, link-layer header included.
+    pub bytes: u64,
+}
+
+/// A flow as XDP sees it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PacketFlow {
+    /// As in [`Drop::protocol`].
+    pub protocol: String,
+    /// Source, `address:port`, `[address]:port` or address.
+    pub source: String,
+    /// Destination, likewise.
+    pub destination: String,
+    /// Packets.
+    pub packets: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+/// An open connection.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Connection {
+    /// Series that it counts for.
+    #[serde(flatten)]
+    pub labels: TcpLabels,
+    /// Local end, `address:port` or `[address]:port`.
+    pub local: String,
+    /// Remote end, likewise.
+    pub remote: String,
+    /// TCP state, such as `ESTABLISHED`.
+    pub state: String,
+    /// Number of its network namespace.
+    pub netns: u32,
+    /// Age in seconds; absent where it was open before the start.
+    pub age_seconds: Option<f64>,
+    /// Smoothed RTT in seconds.
+    pub srtt_seconds: f64,
+    /// Least RTT in seconds; absent without a sample.
+    pub min_rtt_seconds: Option<f64>,
+    /// Congestion window in segments.
+    pub cwnd_segments: u32,
+    /// Payload bytes sent since it was first seen.
+    pub sent_bytes: u64,
+    /// Payload bytes received since it was first seen.
+    pub received_bytes: u64,
+    /// Segments retransmitted in its life.
+    pub retransmits: u64,
+}
+
+/// Events that are missing from the numbers, or lost their labels.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Lost {
+    /// The hook.
+    pub hook: String,
+    /// `map_full`, `ring_full`, `parse`, `limit` or `recursion`.
+    pub cause: String,
+    /// How many.
+    pub count: u64,
+}
+
+/// Fill of a map.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct MapUse {
+    /// Name of the map.
+    pub map: String,
+    /// Entries in use.
+    pub entries: u64,
+    /// Entries that fit.
+    pub capacity: u64,
+    /// Kernel memory in bytes, as the kernel accounts it.
+    pub memory_bytes: u64,
+}
+
+/// A kernel program.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Program {
+    /// Name as the kernel shows it.
+    pub program: String,
+    /// Hook, such as `tp_btf/tcp_probe`.
+    pub hook: String,
+    /// Whether it is attached.
+    pub attached: bool,
+    /// Why not, or a remark such as the XDP mode.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub note: String,
+    /// Runs; only with `--bpf-stats`.
+    pub runs: Option<u64>,
+    /// Time spent in it in seconds; only with `--bpf-stats`.
+    pub run_seconds: Option<f64>,
+}
+
+/// Cost of the daemon's process.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Process {
+    /// CPU time in seconds, user and system.
+    pub cpu_seconds: f64,
+    /// Resident memory in bytes.
+    pub resident_bytes: u64,
+    /// Open file descriptors.
+    pub open_fds: u64,
+    /// Start, seconds since 1970-01-01 UTC.
+    pub start_seconds: f64,
+    /// Names of the effective capabilities, such as `CAP_BPF`.
+    pub capabilities: Vec<String>,
+}
