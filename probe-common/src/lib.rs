@@ -6,6 +6,7 @@
 
 #![no_std]
 
+pub mod config;
 pub mod conn;
 pub mod hist;
 pub mod layout;

@@ -1,4 +1,5 @@
 //! edgeprobe: loads the kernel programs, reads their maps and shows what they
 //! counted. The binary is a thin shell over this library.
 
+pub mod kernel;
 pub mod snapshot;

@@ -1,0 +1,31 @@
+//! Settings that user space hands to the programs as a read-only global: the
+//! verifier removes the branches that are off.
+
+/// Most network namespaces that can be named to watch.
+pub const MAX_NETNS: usize = 16;
+
+/// The settings.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ProbeConfig {
+    /// Rows of the `ROWS` map, each of [`Self::shards`] shards.
+    pub rows: u32,
+    /// Shards of a row, a power of two; a CPU writes to its number modulo this.
+    pub shards: u32,
+    /// 1 where network namespaces are part of the key.
+    pub key_netns: u32,
+    /// 1 where peer groups are configured.
+    pub peers: u32,
+    /// 1 where services are narrowed by address.
+    pub groups: u32,
+    /// How many of [`Self::netns`] are set; 0 watches all.
+    pub netns_len: u32,
+    /// Numbers of the network namespaces to watch.
+    pub netns: [u32; MAX_NETNS],
+    /// This kernel's `SKB_DROP_REASON_NOT_SPECIFIED`.
+    pub reason_not_specified: u32,
+}
+
+// SAFETY: `u32` members only, without padding.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for ProbeConfig {}

@@ -1,0 +1,33 @@
+//! Atomic adds. A tracing program can be interrupted by another one on the same
+//! CPU, and from 6.13 on be preempted, so nothing that is counted may be raised
+//! with a plain load and store.
+
+use core::arch::asm;
+
+/// `*counter += amount`.
+///
+/// # Safety
+///
+/// `counter` points into a map value and is aligned.
+#[inline(always)]
+pub unsafe fn add(counter: *mut u64, amount: u64) {
+    // SAFETY: the caller vouches for the pointer; the verifier checks it.
+    unsafe {
+        asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) counter, in(reg) amount, options(nostack));
+    }
+}
+
+/// `*counter += amount`, and what it was before.
+///
+/// # Safety
+///
+/// `counter` points into a map value and is aligned.
+#[inline(always)]
+pub unsafe fn fetch_add(counter: *mut u64, amount: u64) -> u64 {
+    let mut value = amount;
+    // SAFETY: the caller vouches for the pointer; the verifier checks it.
+    unsafe {
+        asm!("{1} = atomic_fetch_add((u64 *)({0} + 0), {1})", in(reg) counter, inout(reg) value, options(nostack));
+    }
+    value
+}

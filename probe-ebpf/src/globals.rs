@@ -1,0 +1,39 @@
+//! Read-only globals that user space sets before the programs are loaded.
+
+use probe_common::{
+    config::ProbeConfig,
+    layout::{ABSENT, ENTRIES, KernelLayout},
+};
+
+/// Where this kernel keeps its fields.
+#[unsafe(no_mangle)]
+pub static LAYOUT: KernelLayout = KernelLayout::from_values([ABSENT; ENTRIES.len()]);
+
+/// The settings.
+#[unsafe(no_mangle)]
+pub static CONFIG: ProbeConfig = ProbeConfig {
+    rows: 1,
+    shards: 1,
+    key_netns: 0,
+    peers: 0,
+    groups: 0,
+    netns_len: 0,
+    netns: [0; probe_common::config::MAX_NETNS],
+    reason_not_specified: 0,
+};
+
+/// Reads a member of a global. The read is volatile because the value is not
+/// known when the program is compiled; to the verifier it is a constant.
+#[inline(always)]
+pub fn read<T: Copy>(member: &'static T) -> T {
+    // SAFETY: a reference is valid for reads.
+    unsafe { core::ptr::read_volatile(member) }
+}
+
+/// `global!(LAYOUT.member)`, `global!(CONFIG.member)`.
+macro_rules! global {
+    ($name:ident.$($member:tt)+) => {
+        $crate::globals::read(&$crate::globals::$name.$($member)+)
+    };
+}
+pub(crate) use global;

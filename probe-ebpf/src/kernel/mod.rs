@@ -1,0 +1,60 @@
+//! Typed reads of kernel structures at the offsets of `LAYOUT`.
+//!
+//! The pointers are BTF-typed to the verifier: a load at a wrong offset is
+//! refused when the program is loaded, and a load through a freed object reads
+//! zero instead of faulting.
+
+pub mod skb;
+pub mod sock;
+
+use core::ffi::c_void;
+
+/// Loads a `T` at `offset` bytes into a kernel structure.
+///
+/// # Safety
+///
+/// `base` is a BTF-typed kernel pointer that is not null.
+#[inline(always)]
+pub unsafe fn load<T: Copy>(base: *const c_void, offset: u32) -> T {
+    // SAFETY: the verifier checks offset and size against the type.
+    unsafe { core::ptr::read_volatile(base.cast::<u8>().add(offset as usize).cast()) }
+}
+
+/// Argument `n` of a BTF tracepoint.
+#[inline(always)]
+pub fn arg(ctx: *const c_void, n: u32) -> u64 {
+    // SAFETY: the verifier knows the tracepoint's arguments and refuses others.
+    unsafe { core::ptr::read_volatile(ctx.cast::<u64>().add(n as usize)) }
+}
+
+/// Number of the network namespace behind a `struct net *`; 0 for null.
+#[inline(always)]
+pub fn netns_inum(net: *const c_void) -> u32 {
+    if net.is_null() {
+        return 0;
+    }
+    // SAFETY: a `struct net *` that is not null.
+    unsafe { load(net, crate::globals::global!(LAYOUT.net_inum)) }
+}
+
+/// Whether the namespace is watched.
+#[inline(always)]
+pub fn watched(netns: u32) -> bool {
+    use crate::globals::global;
+
+    let len = global!(CONFIG.netns_len);
+    if len == 0 {
+        return true;
+    }
+    let mut n = 0;
+    while n < probe_common::config::MAX_NETNS {
+        if n as u32 >= len {
+            return false;
+        }
+        if global!(CONFIG.netns[n]) == netns {
+            return true;
+        }
+        n += 1;
+    }
+    false
+}

@@ -1,0 +1,122 @@
+//! `struct sk_buff`.
+
+use core::ffi::c_void;
+
+use aya_ebpf::helpers::bpf_probe_read_kernel;
+use probe_common::packet::Protocol;
+
+use super::{
+    load,
+    sock::{Address, IPPROTO_TCP, Sock, mapped},
+};
+use crate::globals::global;
+
+const ETH_P_IP: u16 = 0x0800;
+const ETH_P_ARP: u16 = 0x0806;
+const ETH_P_IPV6: u16 = 0x86dd;
+const RST: u8 = 1 << 2;
+
+/// A `struct sk_buff *` that is not null.
+#[derive(Clone, Copy)]
+pub struct Skb(*const c_void);
+
+impl Skb {
+    /// `None` for null.
+    #[inline(always)]
+    pub fn new(pointer: *const c_void) -> Option<Self> {
+        if pointer.is_null() {
+            None
+        } else {
+            Some(Self(pointer))
+        }
+    }
+
+    /// The socket that owns it.
+    #[inline(always)]
+    pub fn sk(self) -> Option<Sock> {
+        // SAFETY: the pointer is not null; see `load`.
+        Sock::new(unsafe { load(self.0, global!(LAYOUT.skb_sk)) })
+    }
+
+    /// Number of the network namespace of its device; 0 without a device.
+    #[inline(always)]
+    pub fn netns(self) -> u32 {
+        // SAFETY: the pointers are not null; see `load`.
+        unsafe {
+            let dev: *const c_void = load(self.0, global!(LAYOUT.skb_dev));
+            if dev.is_null() {
+                return 0;
+            }
+            super::netns_inum(load(dev, global!(LAYOUT.nd_net)))
+        }
+    }
+
+    #[inline(always)]
+    fn ethertype(self) -> u16 {
+        // SAFETY: the pointer is not null; see `load`.
+        u16::from_be(unsafe { load(self.0, global!(LAYOUT.skb_protocol)) })
+    }
+
+    /// Reads from the header that begins at the 16-bit offset in `field`. The
+    /// buffer has no BTF type, so this takes the helper.
+    #[inline(always)]
+    fn header<T>(self, field: u32, offset: usize) -> Option<T> {
+        // SAFETY: the pointer is not null; the helper checks the address.
+        unsafe {
+            let head: *const u8 = load(self.0, global!(LAYOUT.skb_head));
+            let start: u16 = load(self.0, field);
+            // All ones: the offset was never set.
+            if start == u16::MAX {
+                return None;
+            }
+            bpf_probe_read_kernel(head.add(usize::from(start) + offset).cast::<T>()).ok()
+        }
+    }
+
+    #[inline(always)]
+    fn network<T>(self, offset: usize) -> Option<T> {
+        self.header(global!(LAYOUT.skb_network_header), offset)
+    }
+
+    /// What it is, as far as labels tell.
+    #[inline(always)]
+    pub fn protocol(self) -> Protocol {
+        let (next, rest) = match self.ethertype() {
+            ETH_P_IP => (self.network::<u8>(9), Protocol::Ipv4),
+            ETH_P_IPV6 => (self.network::<u8>(6), Protocol::Ipv6),
+            ETH_P_ARP => return Protocol::Arp,
+            // A segment that has not reached IP has no EtherType yet.
+            0 => {
+                return match self.sk() {
+                    Some(sk) if sk.protocol() == IPPROTO_TCP => Protocol::Tcp,
+                    _ => Protocol::Other,
+                };
+            }
+            _ => return Protocol::Other,
+        };
+        match next {
+            Some(6) => Protocol::Tcp,
+            Some(17) => Protocol::Udp,
+            Some(1) if matches!(rest, Protocol::Ipv4) => Protocol::Icmp,
+            Some(58) if matches!(rest, Protocol::Ipv6) => Protocol::Icmp6,
+            _ => rest,
+        }
+    }
+
+    /// Source address of the IP header.
+    #[inline(always)]
+    pub fn source(self) -> Option<Address> {
+        match self.ethertype() {
+            ETH_P_IP => Some(mapped(self.network(12)?)),
+            ETH_P_IPV6 => self.network(8),
+            _ => None,
+        }
+    }
+
+    /// Whether the TCP header has the RST flag.
+    #[inline(always)]
+    pub fn is_reset(self) -> bool {
+        let flags: Option<u8> = self.header(global!(LAYOUT.skb_transport_header), 13);
+        matches!(flags, Some(flags) if flags & RST != 0)
+    }
+}

@@ -1,0 +1,261 @@
+//! `struct sock`, `struct tcp_sock` and the request sockets.
+
+use core::ffi::c_void;
+
+use aya_ebpf::helpers::generated::{bpf_skc_to_tcp_request_sock, bpf_skc_to_tcp_sock};
+use probe_common::layout::ABSENT;
+
+use super::load;
+use crate::globals::global;
+
+/// `IPPROTO_TCP`.
+pub const IPPROTO_TCP: u16 = 6;
+const AF_INET: u16 = 2;
+const AF_INET6: u16 = 10;
+const SOCK_DONE: u64 = 1 << 1;
+
+/// States of a TCP socket (`include/net/tcp_states.h`).
+pub mod state {
+    pub const ESTABLISHED: u8 = 1;
+    pub const SYN_SENT: u8 = 2;
+    pub const SYN_RECV: u8 = 3;
+    pub const FIN_WAIT1: u8 = 4;
+    pub const FIN_WAIT2: u8 = 5;
+    pub const CLOSE: u8 = 7;
+    pub const CLOSE_WAIT: u8 = 8;
+    pub const LAST_ACK: u8 = 9;
+    pub const LISTEN: u8 = 10;
+    pub const CLOSING: u8 = 11;
+}
+
+/// An address as 16 bytes in network order, in two words; IPv4 is mapped into
+/// `::ffff:0:0/96`.
+pub type Address = [u64; 2];
+
+/// The IPv4-mapped form of an address in network order.
+#[inline(always)]
+pub fn mapped(v4: u32) -> Address {
+    [0, 0xffff_0000 | u64::from(v4) << 32]
+}
+
+macro_rules! getters {
+    ($($(#[$doc:meta])* $name:ident: $field:ident as $type:ty;)*) => {
+        $(
+            $(#[$doc])*
+            #[inline(always)]
+            pub fn $name(self) -> $type {
+                // SAFETY: the pointer is not null; see `load`.
+                unsafe { load(self.0, global!(LAYOUT.$field)) }
+            }
+        )*
+    };
+}
+
+/// A `struct sock *` or `struct sock_common *` that is not null.
+#[derive(Clone, Copy)]
+pub struct Sock(*const c_void);
+
+impl Sock {
+    /// `None` for null.
+    #[inline(always)]
+    pub fn new(pointer: *const c_void) -> Option<Self> {
+        if pointer.is_null() {
+            None
+        } else {
+            Some(Self(pointer))
+        }
+    }
+
+    getters! {
+        /// `AF_INET` or `AF_INET6`.
+        family: skc_family as u16;
+        /// A constant of [`state`].
+        state: skc_state as u8;
+        /// Local port.
+        local_port: skc_num as u16;
+        /// IP protocol; of full sockets only.
+        protocol: sk_protocol as u16;
+    }
+
+    /// Remote port.
+    #[inline(always)]
+    pub fn remote_port(self) -> u16 {
+        // SAFETY: the pointer is not null; see `load`.
+        u16::from_be(unsafe { load(self.0, global!(LAYOUT.skc_dport)) })
+    }
+
+    /// Number of the network namespace.
+    #[inline(always)]
+    pub fn netns(self) -> u32 {
+        // SAFETY: the pointer is not null; see `load`.
+        super::netns_inum(unsafe { load(self.0, global!(LAYOUT.skc_net)) })
+    }
+
+    /// Remote address.
+    #[inline(always)]
+    pub fn remote(self) -> Address {
+        self.address(global!(LAYOUT.skc_daddr), global!(LAYOUT.skc_v6_daddr))
+    }
+
+    /// Local address.
+    #[inline(always)]
+    pub fn local(self) -> Address {
+        self.address(
+            global!(LAYOUT.skc_rcv_saddr),
+            global!(LAYOUT.skc_v6_rcv_saddr),
+        )
+    }
+
+    #[inline(always)]
+    fn address(self, v4: u32, v6: u32) -> Address {
+        // SAFETY: the pointer is not null; see `load`.
+        unsafe {
+            match self.family() {
+                AF_INET => mapped(load(self.0, v4)),
+                AF_INET6 => [load(self.0, v6), load(self.0, v6 + 8)],
+                _ => [0; 2],
+            }
+        }
+    }
+
+    /// The `tcp_sock`; `None` for request and TIME_WAIT sockets and for other
+    /// protocols.
+    #[inline(always)]
+    pub fn tcp(self) -> Option<TcpSock> {
+        // SAFETY: the helper takes any socket.
+        let tp = unsafe { bpf_skc_to_tcp_sock(self.0.cast_mut()) };
+        if tp.is_null() {
+            None
+        } else {
+            Some(TcpSock(tp.cast()))
+        }
+    }
+
+    /// When the first SYN-ACK was sent, in microseconds of CLOCK_MONOTONIC, of
+    /// a request socket.
+    #[inline(always)]
+    pub fn first_synack_us(self) -> Option<u64> {
+        // SAFETY: the helper takes any socket.
+        let req = unsafe { bpf_skc_to_tcp_request_sock(self.0.cast_mut()) };
+        if req.is_null() {
+            return None;
+        }
+        // SAFETY: a `struct tcp_request_sock *` that is not null.
+        Some(unsafe { load(req.cast(), global!(LAYOUT.snt_synack)) })
+    }
+}
+
+/// A `struct tcp_sock *` that is not null.
+#[derive(Clone, Copy)]
+pub struct TcpSock(*const c_void);
+
+impl TcpSock {
+    /// The same pointer as a socket.
+    #[inline(always)]
+    pub fn sock(self) -> Sock {
+        Sock(self.0)
+    }
+
+    /// The address, which identifies the socket as long as it lives.
+    #[inline(always)]
+    pub fn id(self) -> u64 {
+        self.0 as u64
+    }
+
+    getters! {
+        /// Positive error number, or 0.
+        err: sk_err as i32;
+        /// Packets dropped on the socket.
+        drops: sk_drops as u32;
+        /// Connections waiting for `accept()`.
+        accept_queue: sk_ack_backlog as u32;
+        /// The backlog.
+        backlog: sk_max_ack_backlog as u32;
+        /// Half-open connections.
+        syn_queue: icsk_synq_len as u32;
+        /// Timer that is pending.
+        pending: icsk_pending as u8;
+        /// Smoothed RTT in microseconds, shifted left by 3.
+        srtt: srtt_us as u32;
+        /// Mean deviation in microseconds, shifted left by 2.
+        mdev: mdev_us as u32;
+        /// RTT in microseconds of the newest segment acknowledged.
+        rack_rtt_us: rack_rtt_us as u32;
+        /// Segments retransmitted.
+        total_retrans: total_retrans as u32;
+        /// Segments received.
+        segs_in: segs_in as u32;
+        /// Segments sent.
+        segs_out: segs_out as u32;
+        /// Duplicate segments that the peer reported.
+        dsack_dups: dsack_dups as u32;
+        /// Segments received out of order.
+        out_of_order: rcv_ooopack as u32;
+        /// Congestion window in segments.
+        snd_cwnd: snd_cwnd as u32;
+        snd_nxt: snd_nxt as u32;
+        snd_una: snd_una as u32;
+        write_seq: write_seq as u32;
+        bytes_acked: bytes_acked as u64;
+        bytes_received: bytes_received as u64;
+    }
+
+    /// Least RTT in microseconds; all ones without a sample.
+    #[inline(always)]
+    pub fn min_rtt_us(self) -> u32 {
+        // SAFETY: the pointer is not null; see `load`.
+        unsafe { load(self.0, global!(LAYOUT.rtt_min) + 4) }
+    }
+
+    /// `enum tcp_ca_state`.
+    #[inline(always)]
+    pub fn ca_state(self) -> u8 {
+        self.bits(global!(LAYOUT.icsk_ca_state))
+    }
+
+    /// Time of the first SYN in nanoseconds of CLOCK_MONOTONIC, in SYN_SENT.
+    #[inline(always)]
+    pub fn first_syn_ns(self, now_ns: u64) -> u64 {
+        // SAFETY: the pointer is not null; see `load`.
+        let stamp: u32 = unsafe { load(self.0, global!(LAYOUT.retrans_stamp)) };
+        let usec = global!(LAYOUT.tcp_usec_ts);
+        let unit_ns = if usec != ABSENT && self.bits(usec) != 0 {
+            1_000
+        } else {
+            1_000_000
+        };
+        // The stamp holds the lower 32 bits of the clock.
+        let ago = ((now_ns / unit_ns) as u32).wrapping_sub(stamp);
+        now_ns.saturating_sub(u64::from(ago) * unit_ns)
+    }
+
+    /// A bit field; see `layout::Source::Bits`.
+    #[inline(always)]
+    fn bits(self, field: u32) -> u8 {
+        // SAFETY: the pointer is not null; see `load`.
+        let byte: u8 = unsafe { load(self.0, field & 0xffff) };
+        (byte >> (field >> 16 & 7)) & ((1u16 << (field >> 24)) - 1) as u8
+    }
+
+    /// Payload bytes transmitted at least once, plus the SYN of an active
+    /// opener. `state` is the state before the present transition: from
+    /// FIN_WAIT1 on, `write_seq` holds a FIN.
+    #[inline(always)]
+    pub fn sent(self, state: u8) -> u64 {
+        let nxt = self.snd_nxt();
+        let sent = self.bytes_acked() + u64::from(nxt.wrapping_sub(self.snd_una()));
+        let fin_queued = matches!(
+            state,
+            state::FIN_WAIT1 | state::FIN_WAIT2 | state::LAST_ACK | state::CLOSING
+        );
+        sent - u64::from(fin_queued && nxt == self.write_seq())
+    }
+
+    /// Payload bytes received in order.
+    #[inline(always)]
+    pub fn received(self) -> u64 {
+        // SAFETY: the pointer is not null; see `load`.
+        let flags: u64 = unsafe { load(self.0, global!(LAYOUT.skc_flags)) };
+        self.bytes_received() - u64::from(flags & SOCK_DONE != 0)
+    }
+}

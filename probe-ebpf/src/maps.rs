@@ -1,0 +1,107 @@
+//! Every map. Sizes that depend on the host or the configuration are set by
+//! user space before loading; those here are the defaults.
+
+use aya_ebpf::{
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap},
+    macros::btf_map,
+};
+use probe_common::{
+    conn::Conn,
+    lost,
+    packet::{FlowKey, Protocol, Traffic},
+    series::{DropKey, ResetKey, Row, SeriesKey},
+};
+
+const MMAPABLE: usize = aya_ebpf::bindings::BPF_F_MMAPABLE as usize;
+const NO_PREALLOC: usize = aya_ebpf::bindings::BPF_F_NO_PREALLOC as usize;
+
+/// Row number of each combination of labels. Written by the TCP programs, read
+/// by the collector. Full: the combination counts in the overflow row.
+#[btf_map]
+pub static ROW_OF: HashMap<SeriesKey, u32, 1024, 0> = HashMap::new();
+
+/// Counters and histograms; the index is `row * shards + shard`. Written by the
+/// TCP programs with atomic adds, read by the collector through a mapping.
+#[btf_map]
+pub static ROWS: Array<Row, 1, MMAPABLE> = Array::new();
+
+/// The next free row number. Written by the TCP programs.
+#[btf_map]
+pub static NEXT_ROW: Array<u64, 1, 0> = Array::new();
+
+/// Open connections; the key is the address of the socket. Written by the TCP
+/// programs under the socket's lock, removed when it closes. Full: the
+/// connection is counted when it closes, with side `unknown`.
+#[btf_map]
+pub static CONNS: HashMap<u64, Conn, 131072, 0> = HashMap::new();
+
+/// 1 once an insert into `CONNS` has failed. Written and read by the TCP programs.
+#[btf_map]
+pub static CONNS_FULL: Array<u64, 1, 0> = Array::new();
+
+/// Local ports of listeners, `netns << 16 | port`, as the socket iterator meets
+/// them: tells the side of connections that were open before the start. Full:
+/// their side is `unknown`.
+#[btf_map]
+pub static LISTENERS: HashMap<u64, u8, 4096, NO_PREALLOC> = HashMap::new();
+
+/// Row of sockets that were aborted here and whose reset is about to be sent;
+/// the key is the address of the socket. Least recently used ones give way: a
+/// reset then counts with side `unknown`.
+#[btf_map]
+pub static ABORTED: LruHashMap<u64, u32, 1024, 0> = LruHashMap::new();
+
+/// When the first SYN-ACK of a handshake was sent, in microseconds, for those
+/// whose SYN-ACK was sent again. Least recently used ones give way: the time
+/// of that handshake is then lost and counted.
+#[btf_map]
+pub static SYNACKS: LruHashMap<HandshakeKey, u64, 4096, 0> = LruHashMap::new();
+
+/// Peer numbers by prefix; IPv4 is mapped into `::ffff:0:0/96`. Written by the
+/// collector at the start.
+#[btf_map]
+pub static PEERS: LpmTrie<[u8; 16], u32, 4096> = LpmTrie::new();
+
+/// Service address groups by prefix, likewise.
+#[btf_map]
+pub static GROUPS: LpmTrie<[u8; 16], u32, 255> = LpmTrie::new();
+
+/// Resets by row, direction and reason. Full: the reset is lost and counted.
+#[btf_map]
+pub static RESETS: HashMap<ResetKey, u64, 4096, NO_PREALLOC> = HashMap::new();
+
+/// Dropped packets by reason and protocol. Full: the drop is lost and counted.
+#[btf_map]
+pub static DROPS: HashMap<DropKey, u64, 2048, NO_PREALLOC> = HashMap::new();
+
+/// What was lost, by hook and cause.
+#[btf_map]
+pub static LOST: Array<u64, { lost::SLOTS as usize }, 0> = Array::new();
+
+/// Traffic of the device by protocol; one shard for each possible CPU, the
+/// index is `cpu * protocols + protocol`. Written by the XDP program.
+#[btf_map]
+pub static DEVICE: Array<Traffic, { Protocol::NAMES.len() }, 0> = Array::new();
+
+/// Traffic of the device by flow. Written by the XDP program. Full: the packet
+/// counts in `OVERFLOW`.
+#[btf_map]
+pub static FLOWS: HashMap<FlowKey, Traffic, 65536, 0> = HashMap::new();
+
+/// Traffic that found no place in `FLOWS`.
+#[btf_map]
+pub static OVERFLOW: Array<Traffic, 1, 0> = Array::new();
+
+/// Key of `SYNACKS`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct HandshakeKey {
+    /// Remote address.
+    pub remote: [u64; 2],
+    /// Number of the network namespace.
+    pub netns: u32,
+    /// Local port.
+    pub local_port: u16,
+    /// Remote port.
+    pub remote_port: u16,
+}

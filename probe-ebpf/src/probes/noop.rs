@@ -1,0 +1,34 @@
+//! Empty programs on the same hooks: what the hooks themselves cost, for the
+//! benchmark to compare with.
+
+use aya_ebpf::{
+    bindings::xdp_action::XDP_PASS,
+    macros::{btf_tracepoint, xdp},
+    programs::{BtfTracePointContext, XdpContext},
+};
+
+macro_rules! empty {
+    ($($program:ident: $hook:literal;)*) => {
+        $(
+            #[btf_tracepoint(function = $hook)]
+            fn $program(_ctx: BtfTracePointContext) -> i32 {
+                0
+            }
+        )*
+    };
+}
+
+empty! {
+    noop_set_state: "inet_sock_set_state";
+    noop_tcp_probe: "tcp_probe";
+    noop_retransmit: "tcp_retransmit_skb";
+    noop_synack: "tcp_retransmit_synack";
+    noop_send_reset: "tcp_send_reset";
+    noop_recv_reset: "tcp_receive_reset";
+    noop_kfree_skb: "kfree_skb";
+}
+
+#[xdp(frags)]
+fn noop_xdp(_ctx: XdpContext) -> u32 {
+    XDP_PASS
+}

@@ -1,0 +1,89 @@
+//! `tcp_send_reset`, `tcp_receive_reset`.
+
+use core::ffi::c_void;
+
+use aya_ebpf::{EbpfContext, macros::btf_tracepoint, programs::BtfTracePointContext};
+use probe_common::{layout::ABSENT, lost::Hook, series::Side};
+
+use crate::{
+    conn,
+    globals::global,
+    kernel::{
+        arg,
+        skb::Skb,
+        sock::{Address, Sock, state},
+        watched,
+    },
+    maps::ABORTED,
+    series::{Direction, reset, row_of, row_of_sock},
+};
+
+#[btf_tracepoint(function = "tcp_send_reset")]
+fn tcp_send_reset(ctx: BtfTracePointContext) -> i32 {
+    const HOOK: Hook = Hook::TcpSendReset;
+    let ctx: *const c_void = ctx.as_ptr();
+    let sk = Sock::new(arg(ctx, 0) as *const c_void);
+    let skb = Skb::new(arg(ctx, 1) as *const c_void);
+    let n = global!(LAYOUT.arg_reset_reason);
+    let reason = if n == ABSENT {
+        None
+    } else {
+        Some(arg(ctx, n) as u32)
+    };
+    let netns = match (sk, skb) {
+        (Some(sk), _) => sk.netns(),
+        (None, Some(skb)) => skb.netns(),
+        (None, None) => 0,
+    };
+    if !watched(netns) {
+        return 0;
+    }
+    let peer_of_segment = || -> Address { skb.and_then(Skb::source).unwrap_or_default() };
+    let row = match sk {
+        None => row_of(Side::None, 0, [0; 2], peer_of_segment(), netns, HOOK),
+        Some(sk) if sk.state() == state::LISTEN => {
+            let (port, address) = (sk.local_port(), sk.local());
+            row_of(Side::Server, port, address, peer_of_segment(), netns, HOOK)
+        }
+        Some(sk) => row_of_connection(sk, netns, HOOK),
+    };
+    reset(row, Direction::Sent, reason, HOOK);
+    0
+}
+
+#[btf_tracepoint(function = "tcp_receive_reset")]
+fn tcp_recv_reset(ctx: BtfTracePointContext) -> i32 {
+    const HOOK: Hook = Hook::TcpReceiveReset;
+    let ctx: *const c_void = ctx.as_ptr();
+    let Some(sk) = Sock::new(arg(ctx, 0) as *const c_void) else {
+        return 0;
+    };
+    let netns = sk.netns();
+    if watched(netns) {
+        let row = row_of_connection(sk, netns, HOOK);
+        // The kernel does not tell why the peer sent it.
+        reset(row, Direction::Received, None, HOOK);
+    }
+    0
+}
+
+/// The row of a connection that may be open, aborted just now, or in a state
+/// without a full socket.
+#[inline(always)]
+fn row_of_connection(sk: Sock, netns: u32, hook: Hook) -> u32 {
+    if let Some(tp) = sk.tcp() {
+        if let Some(conn) = conn::get(tp) {
+            return conn.row;
+        }
+        // SAFETY: the value is copied at once.
+        if let Some(&row) = unsafe { ABORTED.get(&tp.id()) } {
+            let _ = ABORTED.remove(&tp.id());
+            return row;
+        }
+    }
+    let side = match sk.state() {
+        state::SYN_SENT => Side::Client,
+        _ => Side::Unknown,
+    };
+    row_of_sock(sk, side, netns, hook)
+}

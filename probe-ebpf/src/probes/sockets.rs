@@ -1,0 +1,172 @@
+//! `iter/tcp`: every socket of a network namespace, visited under its lock.
+//!
+//! A visit takes in connections that were open before the start and adds what
+//! each connection did since the last visit to its row. A connection is thus in
+//! its row up to the last visit, and from there on when it closes; nothing has
+//! to be added up outside, so nothing can be counted twice or missed.
+
+use core::ffi::c_void;
+
+use aya_ebpf::helpers::generated::bpf_seq_write;
+use probe_common::{
+    conn::OPEN,
+    lost::{Cause, Hook},
+    series::Side,
+    sock::SockRecord,
+};
+
+use crate::{
+    conn,
+    kernel::{
+        sock::{IPPROTO_TCP, Sock, TcpSock, state},
+        watched,
+    },
+    lost,
+    maps::LISTENERS,
+};
+
+const HOOK: Hook = Hook::IterTcp;
+
+/// `struct bpf_iter__tcp`.
+#[repr(C)]
+struct Context {
+    /// `struct bpf_iter_meta *`; its first member is the `struct seq_file *`.
+    meta: *const *mut c_void,
+    sk_common: *const c_void,
+    uid: u32,
+}
+
+/// Visits all sockets and reports the listeners.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/tcp")]
+fn tcp_visit(ctx: *const c_void) -> i32 {
+    visit(ctx.cast(), false)
+}
+
+/// Visits all sockets and reports listeners and connections.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/tcp")]
+fn tcp_dump(ctx: *const c_void) -> i32 {
+    visit(ctx.cast(), true)
+}
+
+#[inline(always)]
+fn visit(ctx: *const Context, report: bool) -> i32 {
+    // SAFETY: the verifier knows the context and the types behind it.
+    let (seq, sk) = unsafe {
+        let meta = core::ptr::read_volatile(&raw const (*ctx).meta);
+        let sk = core::ptr::read_volatile(&raw const (*ctx).sk_common);
+        (core::ptr::read_volatile(meta), Sock::new(sk))
+    };
+    let Some(sk) = sk else {
+        return 0;
+    };
+    let state = sk.state();
+    let is_listener = state == state::LISTEN;
+    let is_connection = matches!(
+        state,
+        state::ESTABLISHED
+            | state::FIN_WAIT1
+            | state::FIN_WAIT2
+            | state::CLOSE_WAIT
+            | state::LAST_ACK
+            | state::CLOSING
+    );
+    if !is_listener && !is_connection {
+        return 0;
+    }
+    let Some(tp) = sk.tcp() else {
+        return 0;
+    };
+    // A socket that passed the helper is full, so it has a protocol.
+    let sk = tp.sock();
+    let netns = sk.netns();
+    if sk.protocol() != IPPROTO_TCP || !watched(netns) {
+        return 0;
+    }
+    if is_listener {
+        listener(seq, tp, netns);
+    } else {
+        connection(seq, tp, netns, state, report);
+    }
+    0
+}
+
+#[inline(always)]
+fn listener(seq: *mut c_void, tp: TcpSock, netns: u32) {
+    let sk = tp.sock();
+    if LISTENERS
+        .insert(&conn::listener_key(netns, sk.local_port()), &1, 0)
+        .is_err()
+    {
+        lost::count(HOOK, Cause::MapFull);
+    }
+    let record = SockRecord {
+        srtt_us: tp.accept_queue(),
+        min_rtt_us: tp.backlog(),
+        snd_cwnd: tp.syn_queue(),
+        retransmits: tp.drops(),
+        side: Side::Server as u8,
+        ..addresses(sk, netns, state::LISTEN)
+    };
+    write(seq, &record);
+}
+
+#[inline(always)]
+fn connection(seq: *mut c_void, tp: TcpSock, netns: u32, state: u8, report: bool) {
+    let Some(conn) = conn::get(tp) else {
+        conn::adopt(tp, netns, state, HOOK);
+        return;
+    };
+    if conn::is_connecting(conn) {
+        return;
+    }
+    if conn.flags & OPEN != 0 {
+        conn::observe_rtt(conn, tp);
+    }
+    conn::flush(conn, tp, state);
+    if report {
+        let record = SockRecord {
+            sent_bytes: conn.sent_bytes,
+            received_bytes: conn.received_bytes,
+            since_ns: conn.since_ns,
+            row: conn.row,
+            side: conn.side as u8,
+            srtt_us: tp.srtt() >> 3,
+            min_rtt_us: tp.min_rtt_us(),
+            snd_cwnd: tp.snd_cwnd(),
+            retransmits: tp.total_retrans(),
+            ..addresses(tp.sock(), netns, state)
+        };
+        write(seq, &record);
+    }
+}
+
+#[inline(always)]
+fn addresses(sk: Sock, netns: u32, state: u8) -> SockRecord {
+    // SAFETY: 16 bytes are 16 bytes.
+    let [local, remote] =
+        unsafe { core::mem::transmute::<[[u64; 2]; 2], [[u8; 16]; 2]>([sk.local(), sk.remote()]) };
+    SockRecord {
+        local,
+        remote,
+        netns,
+        local_port: sk.local_port(),
+        remote_port: sk.remote_port(),
+        state,
+        ..SockRecord::default()
+    }
+}
+
+#[inline(always)]
+fn write(seq: *mut c_void, record: &SockRecord) {
+    // Does not fit: the kernel enlarges its buffer and visits the socket again.
+    // SAFETY: the record is initialised and of the length that is given.
+    let _ = unsafe {
+        bpf_seq_write(
+            seq.cast(),
+            core::ptr::from_ref(record).cast_mut().cast(),
+            size_of::<SockRecord>() as u32,
+        )
+    };
+}

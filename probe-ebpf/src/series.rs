@@ -1,0 +1,245 @@
+//! Rows: which one an event belongs to, and how it is written.
+
+use aya_ebpf::{
+    bindings::BPF_NOEXIST, btf_maps::LpmTrie, helpers::generated::bpf_get_smp_processor_id,
+    maps::lpm_trie::Key,
+};
+use probe_common::{
+    hist,
+    lost::{Cause, Hook},
+    series::{
+        Closed, Counters, Failed, Histogram, Kind, OVERFLOW_ROW, PEER_LOOPBACK, PEER_OTHER,
+        PEER_PRIVATE, PEER_PUBLIC, REASON_UNAVAILABLE, ResetKey, Retransmit, Row, SeriesKey, Side,
+    },
+};
+
+use crate::{
+    atomic,
+    globals::global,
+    kernel::sock::{Address, Sock},
+    lost,
+    maps::{GROUPS, NEXT_ROW, PEERS, RESETS, ROW_OF, ROWS},
+};
+
+/// One shard of one row.
+#[derive(Clone, Copy)]
+pub struct RowRef(*mut Row);
+
+macro_rules! adders {
+    ($($name:ident;)*) => {
+        $(
+            #[inline(always)]
+            pub fn $name(self, amount: u64) {
+                // SAFETY: a member of a map value.
+                unsafe { atomic::add(&raw mut (*self.counters()).$name, amount) };
+            }
+        )*
+    };
+}
+
+impl RowRef {
+    /// The shard of this CPU of a row.
+    #[inline(always)]
+    pub fn get(row: u32) -> Option<Self> {
+        let shards = global!(CONFIG.shards);
+        // SAFETY: the helper takes no arguments.
+        let cpu = unsafe { bpf_get_smp_processor_id() };
+        ROWS.get_ptr_mut(row * shards + (cpu & (shards - 1)))
+            .map(Self)
+    }
+
+    #[inline(always)]
+    fn counters(self) -> *mut Counters {
+        // SAFETY: a member of a map value.
+        unsafe { &raw mut (*self.0).counters }
+    }
+
+    adders! {
+        opened;
+        open;
+        sent_bytes;
+        received_bytes;
+        sent_segments;
+        received_segments;
+        spurious_retransmits;
+        out_of_order;
+    }
+
+    /// One connection closed.
+    #[inline(always)]
+    pub fn closed(self, how: Closed) {
+        // SAFETY: a member of a map value.
+        unsafe { atomic::add(&raw mut (*self.counters()).closed[how as usize], 1) };
+    }
+
+    /// One connection not established.
+    #[inline(always)]
+    pub fn failed(self, why: Failed) {
+        // SAFETY: a member of a map value.
+        unsafe { atomic::add(&raw mut (*self.counters()).failed[why as usize], 1) };
+    }
+
+    /// Segments sent again.
+    #[inline(always)]
+    pub fn retransmits(self, why: Retransmit, segments: u32) {
+        // SAFETY: a member of a map value.
+        unsafe {
+            atomic::add(
+                &raw mut (*self.counters()).retransmits[why as usize],
+                u64::from(segments),
+            );
+        }
+    }
+
+    /// One observation.
+    #[inline(always)]
+    pub fn observe(self, kind: Kind, ns: u64) {
+        let slot = core::hint::black_box(hist::slot(ns));
+        if slot >= hist::SLOTS as u32 {
+            return;
+        }
+        // SAFETY: members of a map value; the slot is in bounds.
+        unsafe {
+            let histogram: *mut Histogram = &raw mut (*self.0).histograms[kind as usize];
+            atomic::add(
+                (&raw mut (*histogram).slots)
+                    .cast::<u64>()
+                    .add(slot as usize),
+                1,
+            );
+            atomic::add(&raw mut (*histogram).sum_us, ns / 1000);
+        }
+    }
+}
+
+/// The row of a connection, by its side and its socket's addresses and ports.
+#[inline(always)]
+pub fn row_of_sock(sk: Sock, side: Side, netns: u32, hook: Hook) -> u32 {
+    let remote = sk.remote();
+    let (port, address) = match side {
+        Side::Server => (sk.local_port(), sk.local()),
+        Side::Client => (sk.remote_port(), remote),
+        Side::Unknown | Side::None => (0, [0; 2]),
+    };
+    row_of(side, port, address, remote, netns, hook)
+}
+
+/// The row of a side, a service's port and address, and a peer.
+#[inline(always)]
+pub fn row_of(
+    side: Side,
+    port: u16,
+    address: Address,
+    remote: Address,
+    netns: u32,
+    hook: Hook,
+) -> u32 {
+    let key = SeriesKey {
+        netns: if global!(CONFIG.key_netns) != 0 {
+            netns
+        } else {
+            0
+        },
+        port,
+        peer: peer(remote),
+        side: side as u8,
+        group: if global!(CONFIG.groups) != 0 {
+            lookup(&GROUPS, address) as u8
+        } else {
+            0
+        },
+        _pad: 0,
+    };
+    // SAFETY: values of this map are never removed and never change.
+    if let Some(&row) = unsafe { ROW_OF.get(&key) } {
+        return row;
+    }
+    new_row(&key, hook)
+}
+
+/// Gives a key the next free row. Of two CPUs that do so at once for one key,
+/// the second finds the entry taken and uses it; its number stays unused.
+#[inline(never)]
+fn new_row(key: &SeriesKey, hook: Hook) -> u32 {
+    if let Some(next) = NEXT_ROW.get_ptr_mut(0) {
+        // SAFETY: an element of the map.
+        let row = unsafe { atomic::fetch_add(next, 1) };
+        if row < u64::from(global!(CONFIG.rows)) {
+            let row = row as u32;
+            if ROW_OF.insert(key, &row, u64::from(BPF_NOEXIST)).is_ok() {
+                return row;
+            }
+            // SAFETY: values of this map are never removed and never change.
+            if let Some(&row) = unsafe { ROW_OF.get(key) } {
+                return row;
+            }
+        }
+    }
+    lost::count(hook, Cause::MapFull);
+    OVERFLOW_ROW
+}
+
+#[inline(always)]
+fn lookup<const N: usize>(trie: &LpmTrie<[u8; 16], u32, N>, address: Address) -> u32 {
+    // SAFETY: 16 bytes are 16 bytes.
+    let data = unsafe { core::mem::transmute::<Address, [u8; 16]>(address) };
+    trie.get(&Key::new(128, data)).copied().unwrap_or(0)
+}
+
+/// The peer number of an address.
+#[inline(always)]
+fn peer(address: Address) -> u16 {
+    if global!(CONFIG.peers) != 0 {
+        let peer = lookup(&PEERS, address) as u16;
+        if peer != PEER_OTHER {
+            return peer;
+        }
+    }
+    let [high, low] = address.map(u64::from_be);
+    match (high, low >> 32, low) {
+        (0, 0xffff, _) => match low as u32 {
+            v4 if v4 >> 24 == 127 => PEER_LOOPBACK,
+            v4 if v4 >> 24 == 10
+                || v4 >> 20 == 0xac1
+                || v4 >> 16 == 0xc0a8
+                || v4 >> 22 == 0x6440_0000 >> 22
+                || v4 >> 16 == 0xa9fe =>
+            {
+                PEER_PRIVATE
+            }
+            0 => PEER_OTHER,
+            _ => PEER_PUBLIC,
+        },
+        (0, _, 1) => PEER_LOOPBACK,
+        (0, _, 0) => PEER_OTHER,
+        _ if high >> 57 == 0xfc >> 1 || high >> 54 == 0xfe80 >> 6 => PEER_PRIVATE,
+        _ => PEER_PUBLIC,
+    }
+}
+
+/// Direction of a reset: position in the label values.
+#[derive(Clone, Copy)]
+pub enum Direction {
+    Sent = 0,
+    Received = 1,
+}
+
+/// One reset.
+#[inline(always)]
+pub fn reset(row: u32, direction: Direction, reason: Option<u32>, hook: Hook) {
+    let key = ResetKey {
+        row,
+        direction: direction as u32,
+        reason: reason.unwrap_or(REASON_UNAVAILABLE),
+    };
+    let counter = RESETS.get_ptr_mut(&key).or_else(|| {
+        // Somebody else may insert it first; then that entry is found.
+        let _ = RESETS.insert(&key, &0, u64::from(BPF_NOEXIST));
+        RESETS.get_ptr_mut(&key)
+    });
+    match counter {
+        // SAFETY: a map value; entries of this map are never removed.
+        Some(counter) => unsafe { atomic::add(counter, 1) },
+        None => lost::count(hook, Cause::MapFull),
+    }
+}

@@ -1,0 +1,80 @@
+//! Looks up the kernel fields that the programs read.
+
+use probe_common::layout::{ABSENT, ENTRIES, Entry, KernelLayout, Source};
+use thiserror::Error;
+
+use super::btf::Btf;
+
+/// A field that the tool cannot do without is not there.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum Error {
+    /// It is missing.
+    #[error("this kernel has no field {0}, which edgeprobe needs; see `edgeprobe doctor`")]
+    Missing(&'static str),
+    /// It has another size than the programs load.
+    #[error("field {name} is {found} bytes on this kernel, edgeprobe reads {expected}")]
+    Size {
+        /// The field.
+        name: &'static str,
+        /// Size on this kernel in bytes.
+        found: u32,
+        /// Size that the programs load in bytes.
+        expected: u32,
+    },
+}
+
+/// The layout of a kernel.
+///
+/// # Errors
+///
+/// A required field is missing or has another size.
+pub fn resolve(btf: &Btf) -> Result<KernelLayout, Error> {
+    let mut values = [ABSENT; ENTRIES.len()];
+    for (value, entry) in values.iter_mut().zip(ENTRIES) {
+        *value = resolve_entry(btf, entry)?;
+    }
+    Ok(KernelLayout::from_values(values))
+}
+
+fn resolve_entry(btf: &Btf, entry: &Entry) -> Result<u32, Error> {
+    let (name, found) = match entry.source {
+        Source::Argument(tracepoint, argument) => {
+            let args = btf.tracepoint_args(tracepoint).unwrap_or_default();
+            (
+                argument,
+                args.iter()
+                    .position(|name| name == argument)
+                    .map(|n| n as u32),
+            )
+        }
+        Source::Bits(path) => {
+            let field = btf
+                .field(path)
+                .filter(|field| field.bit_offset / 8 <= 0xffff);
+            let value = field.and_then(|field| {
+                let bits = field.bits?;
+                let shift = field.bit_offset % 8;
+                (shift + bits <= 8).then_some(field.bit_offset / 8 | shift << 16 | bits << 24)
+            });
+            (path, value)
+        }
+        Source::Field(path) => {
+            let field = btf.field(path).filter(|field| field.bits.is_none());
+            if let Some(field) = field
+                && field.size != entry.size
+            {
+                return Err(Error::Size {
+                    name: path,
+                    found: field.size,
+                    expected: entry.size,
+                });
+            }
+            (path, field.map(|field| field.bit_offset / 8))
+        }
+    };
+    match found {
+        Some(value) => Ok(value),
+        None if entry.required => Err(Error::Missing(name)),
+        None => Ok(ABSENT),
+    }
+}

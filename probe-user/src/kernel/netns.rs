@@ -1,0 +1,135 @@
+//! Network namespaces: finding them, and running something inside one.
+
+use std::{
+    collections::HashMap,
+    fs::File,
+    io,
+    os::{fd::AsRawFd, unix::fs::MetadataExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use anyhow::{Context as _, anyhow, bail};
+
+/// Where `ip netns` and container engines keep them by name.
+const NAMED: [&str; 2] = ["/run/netns", "/run/docker/netns"];
+
+/// An open network namespace.
+#[derive(Clone, Debug)]
+pub struct NetNs {
+    /// Its number: the inode, which is also `net.ns.inum` in the kernel.
+    pub inum: u32,
+    /// Its name, if it has one.
+    pub name: Option<String>,
+    file: Arc<File>,
+}
+
+impl NetNs {
+    fn open(path: &Path, name: Option<String>) -> io::Result<Self> {
+        let file = File::open(path)?;
+        let inum = file.metadata()?.ino() as u32;
+        Ok(Self {
+            inum,
+            name,
+            file: Arc::new(file),
+        })
+    }
+
+    /// The namespace of this process.
+    ///
+    /// # Errors
+    ///
+    /// `/proc` is not mounted.
+    pub fn own() -> anyhow::Result<Self> {
+        Self::open(Path::new("/proc/self/ns/net"), None)
+            .context("cannot open /proc/self/ns/net: is /proc mounted?")
+    }
+
+    /// A namespace by name, as `ip netns` knows it, or by path.
+    ///
+    /// # Errors
+    ///
+    /// There is none, or the path is something else.
+    pub fn named(name: &str) -> anyhow::Result<Self> {
+        let path = if name.contains('/') {
+            PathBuf::from(name)
+        } else {
+            Path::new(NAMED[0]).join(name)
+        };
+        let netns = Self::open(&path, Some(name.to_owned())).map_err(|error| {
+            anyhow!("no network namespace {name:?} ({}: {error}); `ip netns list` shows those there are", path.display())
+        })?;
+        // SAFETY: the descriptor is open; the request takes no argument.
+        let kind = unsafe { libc::ioctl(netns.file.as_raw_fd(), libc::NS_GET_NSTYPE) };
+        if kind != libc::CLONE_NEWNET {
+            bail!("{} is not a network namespace", path.display());
+        }
+        Ok(netns)
+    }
+
+    /// Runs `work` on a thread of its own inside the namespace.
+    ///
+    /// # Errors
+    ///
+    /// The namespace cannot be entered (CAP_SYS_ADMIN is needed).
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> anyhow::Result<T> {
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                // SAFETY: the descriptor is open; only this thread moves.
+                if unsafe { libc::setns(self.file.as_raw_fd(), libc::CLONE_NEWNET) } != 0 {
+                    return Err(io::Error::last_os_error());
+                }
+                Ok(work())
+            });
+            match thread.join() {
+                Ok(result) => result.with_context(|| {
+                    format!(
+                        "cannot enter network namespace {} (CAP_SYS_ADMIN is needed)",
+                        self.inum
+                    )
+                }),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        })
+    }
+}
+
+/// All namespaces that a process runs in or that have a name, by number.
+pub fn all() -> HashMap<u32, NetNs> {
+    let mut found = HashMap::new();
+    for folder in NAMED {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if let Ok(netns) = NetNs::open(&entry.path(), Some(name)) {
+                found.insert(netns.inum, netns);
+            }
+        }
+    }
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        if !entry
+            .file_name()
+            .as_encoded_bytes()
+            .first()
+            .is_some_and(u8::is_ascii_digit)
+        {
+            continue;
+        }
+        let path = entry.path().join("ns/net");
+        // The number is in the link: most processes share few namespaces, and
+        // opening each one would cost more.
+        let inum = std::fs::read_link(&path).ok().and_then(|link| {
+            link.to_str()?
+                .strip_prefix("net:[")?
+                .strip_suffix(']')?
+                .parse()
+                .ok()
+        });
+        if let Some(inum) = inum
+            && !found.contains_key(&inum)
+            && let Ok(netns) = NetNs::open(&path, None)
+        {
+            found.insert(netns.inum, netns);
+        }
+    }
+    found
+}
