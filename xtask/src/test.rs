@@ -1,0 +1,120 @@
+//! `cargo xtask test`.
+
+use std::{
+    io::{BufRead as _, BufReader, Write as _},
+    process::{Command, ExitCode, Stdio},
+    time::Instant,
+};
+
+use anyhow::{Context as _, Result};
+use clap::Subcommand;
+
+use crate::{build, cmd, packages, setup, tally::Tally, vm, workspace::Workspace};
+
+/// One kind of tests.
+#[derive(Debug, Subcommand)]
+pub enum Suite {
+    /// What needs no kernel and no privilege
+    Unit,
+    /// On this kernel, in network namespaces of their own; needs root
+    Kernel {
+        /// For libtest, such as a part of a test's name
+        #[arg(last = true)]
+        args: Vec<String>,
+    },
+    /// On other kernels, in virtual machines
+    Vm(vm::Options),
+}
+
+/// Runs one suite, or all; ends with one line that sums the tests.
+pub fn run(workspace: &Workspace, suite: Option<Suite>) -> Result<ExitCode> {
+    let suites = suite.map_or_else(
+        || {
+            vec![
+                Suite::Unit,
+                Suite::Kernel { args: Vec::new() },
+                Suite::Vm(vm::Options::default()),
+            ]
+        },
+        |suite| vec![suite],
+    );
+    let mut tally = Tally::default();
+    for suite in &suites {
+        let (name, result) = match suite {
+            Suite::Unit => ("unit tests", unit(workspace)),
+            Suite::Kernel { args } => ("kernel tests", kernel(workspace, args)),
+            Suite::Vm(options) => ("tests in virtual machines", vm::run(workspace, options)),
+        };
+        // The other suites are still worth their results.
+        tally += result.unwrap_or_else(|error| {
+            cmd::say(&format!("error: {name}: {error:#}"));
+            Tally {
+                failed: 1,
+                ..Tally::default()
+            }
+        });
+    }
+    println!("{tally}");
+    Ok(tally.exit_code())
+}
+
+fn unit(workspace: &Workspace) -> Result<Tally> {
+    setup::ensure(workspace)?;
+    let mut command = workspace.cargo();
+    command
+        .args(["test", "--locked", "--workspace", "--no-fail-fast"])
+        .args(["--exclude", "probe-ebpf", "--exclude", "probe-tests"])
+        .args(["--", "--show-output"]);
+    libtest("unit tests", &mut command)
+}
+
+fn kernel(workspace: &Workspace, args: &[String]) -> Result<Tally> {
+    packages::ensure(
+        "the kernel tests",
+        packages::KERNEL_TESTS,
+        &workspace.tools().join("log"),
+    )?;
+    let binary = build::edgeprobe(workspace, true)?;
+    let mut command = workspace.cargo();
+    command
+        .env("EDGEPROBE_BIN", binary)
+        .args(["test", "--locked", "--package", "probe-tests"])
+        // One at a time: they share the machine's counters and its two ends.
+        .args(["--no-fail-fast", "--", "--test-threads=1", "--show-output"])
+        .args(args);
+    libtest("kernel tests", &mut command)
+}
+
+/// Runs `cargo test` with its output on the terminal, and counts.
+fn libtest(name: &str, command: &mut Command) -> Result<Tally> {
+    cmd::say(name);
+    let started = Instant::now();
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("`{}` cannot be run", cmd::line(command)))?;
+    let stdout = child
+        .stdout
+        .take()
+        .context("a test program has no output")?;
+    let mut output = String::new();
+    for line in BufReader::new(stdout).split(b'\n') {
+        let line = line.context("the output of the tests cannot be read")?;
+        let line = String::from_utf8_lossy(&line);
+        writeln!(std::io::stdout(), "{line}").context("stdout cannot be written")?;
+        output.push_str(&line);
+        output.push('\n');
+    }
+    let status = child.wait().context("the tests cannot be waited for")?;
+    let mut tally = Tally::from_libtest(&output);
+    if !status.success() && tally.failed == 0 {
+        // It did not compile, or a test program died.
+        tally.failed = 1;
+    }
+    cmd::say(&format!(
+        "{name}: {tally}, {:.1} s",
+        started.elapsed().as_secs_f64()
+    ));
+    Ok(tally)
+}
