@@ -2,4 +2,7 @@
 //! counted. The binary is a thin shell over this library.
 
 pub mod kernel;
+pub mod cli;
+pub mod config;
 pub mod snapshot;
+pub mod socket;

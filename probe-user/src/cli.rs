@@ -1,0 +1,211 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use tracing::level_filters::LevelFilter;
+
+use crate::config::{XdpMode, parse_duration, parse_listen};
+
+/// Socket that is used where nothing else is said.
+pub const DEFAULT_SOCKET: &str = "/run/edgeprobe/edgeprobe.sock";
+
+/// See what the network of this host does, in numbers that the kernel confirms.
+#[derive(Debug, Parser)]
+#[command(name = "edgeprobe", version, propagate_version = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Load the kernel programs, count, and serve snapshots on a Unix socket.
+    Daemon(DaemonArgs),
+    /// Serve the daemon's metrics over HTTP, without any privilege.
+    Exporter(ExporterArgs),
+    /// Show services, flows, drops and the tool's own cost.
+    Top(TopArgs),
+    /// Say what will and will not work on this host, why, and what to do.
+    Doctor(DoctorArgs),
+}
+
+/// What to collect, and from where: shared by `daemon` and `top`.
+#[derive(Args, Clone, Debug, Default)]
+pub struct CollectArgs {
+    /// Configuration file [default: /etc/edgeprobe/config.toml, where it exists].
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// The daemon's Unix socket [default: /run/edgeprobe/edgeprobe.sock].
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+
+    /// Watch only this network namespace, by name or path (repeatable) [default: all].
+    #[arg(long, value_name = "NAME")]
+    pub netns: Vec<String>,
+
+    /// Attach XDP and tc to this interface (repeatable) [default: none].
+    #[arg(long, value_name = "NAME")]
+    pub interface: Vec<String>,
+
+    /// How to attach XDP [default: auto].
+    #[arg(long, value_name = "MODE")]
+    pub xdp_mode: Option<XdpMode>,
+
+    /// Measure the run time of each kernel program; costs some 70 ns an event.
+    #[arg(long)]
+    pub bpf_stats: bool,
+
+    /// Least severity of the messages on stderr.
+    #[arg(long, value_name = "LEVEL", value_enum, default_value_t)]
+    pub log_level: LogLevel,
+}
+
+/// Flags of `edgeprobe daemon`.
+#[derive(Args, Clone, Debug, Default)]
+pub struct DaemonArgs {
+    /// What to collect.
+    #[command(flatten)]
+    pub collect: CollectArgs,
+
+    /// Also serve HTTP here, IP:PORT or :PORT [default: no HTTP].
+    #[arg(long, value_name = "ADDR", value_parser = parse_listen)]
+    pub listen: Option<SocketAddr>,
+
+    /// Group that may use the socket [default: edgeprobe where it exists, else root only].
+    #[arg(long, value_name = "NAME")]
+    pub socket_group: Option<String>,
+
+    /// Check the configuration and exit.
+    #[arg(long)]
+    pub check_config: bool,
+}
+
+/// Flags of `edgeprobe exporter`.
+#[derive(Args, Clone, Debug)]
+pub struct ExporterArgs {
+    /// The daemon's Unix socket.
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
+    pub socket: PathBuf,
+
+    /// Serve HTTP here, IP:PORT or :PORT.
+    #[arg(long, alias = "web.listen-address", value_name = "ADDR", value_parser = parse_listen, default_value = "127.0.0.1:9977")]
+    pub listen: SocketAddr,
+
+    /// Least severity of the messages on stderr.
+    #[arg(long, value_name = "LEVEL", value_enum, default_value_t)]
+    pub log_level: LogLevel,
+}
+
+/// Flags of `edgeprobe top`.
+#[derive(Args, Clone, Debug)]
+pub struct TopArgs {
+    /// What to collect where no daemon runs.
+    #[command(flatten)]
+    pub collect: CollectArgs,
+
+    /// Print one table and exit.
+    #[arg(long)]
+    pub once: bool,
+
+    /// Print JSON (with --once).
+    #[arg(long, requires = "once")]
+    pub json: bool,
+
+    /// Time between two updates, such as 500ms or 2s.
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = parse_duration)]
+    pub interval: Duration,
+}
+
+/// Flags of `edgeprobe doctor`.
+#[derive(Args, Clone, Debug, Default)]
+pub struct DoctorArgs {
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+
+    /// Look at this interface only (repeatable) [default: all].
+    #[arg(long, value_name = "NAME")]
+    pub interface: Vec<String>,
+}
+
+/// Severity of log messages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum LogLevel {
+    Off,
+    Error,
+    Warn,
+    #[default]
+    Info,
+    Debug,
+    Trace,
+}
+
+impl From<LogLevel> for LevelFilter {
+    fn from(level: LogLevel) -> Self {
+        match level {
+            LogLevel::Off => Self::OFF,
+            LogLevel::Error => Self::ERROR,
+            LogLevel::Warn => Self::WARN,
+            LogLevel::Info => Self::INFO,
+            LogLevel::Debug => Self::DEBUG,
+            LogLevel::Trace => Self::TRACE,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn exporter_takes_the_address_under_the_name_that_other_exporters_use() {
+        let cli = Cli::try_parse_from(["edgeprobe", "exporter", "--web.listen-address", ":9100"]);
+        let Command::Exporter(args) = cli.unwrap().command else {
+            panic!("not the exporter");
+        };
+        assert_eq!(args.listen, "[::]:9100".parse().unwrap());
+        assert_eq!(args.socket, PathBuf::from(DEFAULT_SOCKET));
+    }
+
+    #[test]
+    fn flags_of_the_daemon_repeat_where_they_should() {
+        let cli = Cli::try_parse_from([
+            "edgeprobe",
+            "daemon",
+            "--netns=web1",
+            "--netns=/run/netns/b",
+            "--interface=eth1",
+            "--xdp-mode=generic",
+            "--bpf-stats",
+            "--log-level=debug",
+        ]);
+        let Command::Daemon(args) = cli.unwrap().command else {
+            panic!("not the daemon");
+        };
+        assert_eq!(args.collect.netns, ["web1", "/run/netns/b"]);
+        assert_eq!(args.collect.interface, ["eth1"]);
+        assert_eq!(args.collect.xdp_mode, Some(XdpMode::Generic));
+        assert!(args.collect.bpf_stats);
+        assert_eq!(args.collect.log_level, LogLevel::Debug);
+    }
+
+    #[test]
+    fn json_without_once_is_refused() {
+        assert!(Cli::try_parse_from(["edgeprobe", "top", "--json"]).is_err());
+        assert!(Cli::try_parse_from(["edgeprobe", "top", "--json", "--once"]).is_ok());
+    }
+}

@@ -1,0 +1,225 @@
+//! The TOML file.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, de};
+
+use super::{Config, Peer, Service, XdpMode, parse_duration, parse_listen};
+
+/// What is wrong with a file: one line, with the place where it is known.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("line {line}: {message}")]
+pub(super) struct Error {
+    line: usize,
+    message: String,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct File {
+    daemon: Daemon,
+    metrics: Metrics,
+    service: Vec<Service>,
+    peer: Vec<Peer>,
+    packets: Packets,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Daemon {
+    socket: Option<PathBuf>,
+    socket_group: Option<String>,
+    #[serde(deserialize_with = "duration")]
+    snapshot_interval: Option<Duration>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Metrics {
+    #[serde(deserialize_with = "listen")]
+    listen: Option<std::net::SocketAddr>,
+    max_series: Option<usize>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Packets {
+    interfaces: Option<Vec<String>>,
+    xdp_mode: Option<XdpMode>,
+    flows: Option<u32>,
+}
+
+fn duration<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Duration>, D::Error> {
+    let text = String::deserialize(input)?;
+    parse_duration(&text).map(Some).map_err(de::Error::custom)
+}
+
+fn listen<'de, D: Deserializer<'de>>(input: D) -> Result<Option<std::net::SocketAddr>, D::Error> {
+    let text = String::deserialize(input)?;
+    parse_listen(&text).map(Some).map_err(de::Error::custom)
+}
+
+fn set<T>(target: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *target = value;
+    }
+}
+
+impl Config {
+    /// Lays the contents of a file over the configuration.
+    pub(super) fn apply_file(&mut self, text: &str) -> Result<(), Error> {
+        let file: File = toml::from_str(text).map_err(|error| Error {
+            line: line_of(text, error.span().map_or(0, |span| span.start)),
+            message: error.message().replace('\n', " "),
+        })?;
+        set(&mut self.daemon.socket, file.daemon.socket);
+        set(
+            &mut self.daemon.socket_group,
+            file.daemon.socket_group.map(Some),
+        );
+        set(
+            &mut self.daemon.snapshot_interval,
+            file.daemon.snapshot_interval,
+        );
+        set(&mut self.metrics.listen, file.metrics.listen.map(Some));
+        set(&mut self.metrics.max_series, file.metrics.max_series);
+        set(&mut self.packets.interfaces, file.packets.interfaces);
+        set(&mut self.packets.xdp_mode, file.packets.xdp_mode);
+        set(&mut self.packets.flows, file.packets.flows);
+        self.services = file.service;
+        self.peers = file.peer;
+        Ok(())
+    }
+}
+
+/// Number of the line, from 1, that holds the byte at `offset`.
+fn line_of(text: &str, offset: usize) -> usize {
+    1 + text
+        .bytes()
+        .take(offset)
+        .filter(|&byte| byte == b'\n')
+        .count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::ServiceSide;
+    use super::*;
+
+    fn error(text: &str) -> String {
+        Config::default().apply_file(text).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn every_key() {
+        let mut config = Config::default();
+        config
+            .apply_file(
+                r#"
+[daemon]
+socket = "/run/x.sock"
+socket_group = "adm"
+snapshot_interval = "500ms"
+
+[metrics]
+listen = "127.0.0.1:9977"
+max_series = 20000
+
+[[service]]
+name = "nginx"
+side = "server"
+ports = [80, 443]
+netns = "web1"
+addresses = ["10.0.0.0/8"]
+
+[[service]]
+name = "db"
+ports = [5432]
+
+[[peer]]
+name = "pop-ams"
+cidrs = ["192.0.2.0/24", "2001:db8:1::/48"]
+
+[packets]
+interfaces = ["eth1"]
+xdp_mode = "generic"
+flows = 1000
+"#,
+            )
+            .unwrap();
+        assert_eq!(config.daemon.socket, PathBuf::from("/run/x.sock"));
+        assert_eq!(config.daemon.socket_group.as_deref(), Some("adm"));
+        assert_eq!(config.daemon.snapshot_interval, Duration::from_millis(500));
+        assert_eq!(
+            config.metrics.listen,
+            Some("127.0.0.1:9977".parse().unwrap())
+        );
+        assert_eq!(config.metrics.max_series, 20_000);
+        assert_eq!(config.services[0].side, ServiceSide::Server);
+        assert_eq!(config.services[0].ports, [80, 443]);
+        assert_eq!(config.services[0].netns.as_deref(), Some("web1"));
+        assert_eq!(
+            config.services[0].addresses,
+            ["10.0.0.0/8".parse().unwrap()]
+        );
+        assert_eq!(config.services[1].side, ServiceSide::Any);
+        assert_eq!(config.peers[0].cidrs.len(), 2);
+        assert_eq!(config.packets.interfaces, ["eth1"]);
+        assert_eq!(config.packets.xdp_mode, XdpMode::Generic);
+        assert_eq!(config.packets.flows, 1000);
+    }
+
+    #[test]
+    fn an_empty_file_changes_nothing() {
+        let mut config = Config::default();
+        config.apply_file("# nothing\n").unwrap();
+        assert_eq!(config, Config::default());
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_its_line() {
+        let text = "[daemon]\nsocket = \"/a\"\nsocket_grop = \"b\"\n";
+        assert!(
+            error(text).starts_with("line 3: unknown field `socket_grop`, expected one of"),
+            "{}",
+            error(text)
+        );
+        let text = "\n[metric]\n";
+        assert!(
+            error(text).starts_with("line 2: unknown field `metric`"),
+            "{}",
+            error(text)
+        );
+        let text = "[[service]]\nname = \"a\"\n\n[[service]]\nname = \"b\"\nprots = [1]\n";
+        assert!(
+            error(text).starts_with("line 6: unknown field `prots`"),
+            "{}",
+            error(text)
+        );
+    }
+
+    #[test]
+    fn bad_values_are_one_line_with_a_number() {
+        for (text, line) in [
+            ("[daemon]\nsnapshot_interval = 1", 2),
+            ("[daemon]\nsnapshot_interval = \"soon\"", 2),
+            ("[metrics]\n\nlisten = \"here\"", 3),
+            ("[metrics]\nmax_series = -1", 2),
+            ("[[service]]\nname = \"a\"\nside = \"left\"", 3),
+            ("[[service]]\nname = \"a\"\nports = [70000]", 3),
+            ("[[peer]]\nname = \"a\"\ncidrs = [\"1.2.3.4/40\"]", 3),
+            ("[[peer]]\ncidrs = []", 1),
+            ("[packets]\nxdp_mode = \"fast\"", 2),
+            ("[packets]\nflows = 1\nflows = 2", 3),
+            ("[daemon\n", 1),
+        ] {
+            let error = error(text);
+            assert!(
+                error.starts_with(&format!("line {line}: ")),
+                "{text:?}: {error}"
+            );
+            assert!(!error.contains('\n'), "{error}");
+        }
+    }
+}
