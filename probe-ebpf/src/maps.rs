@@ -39,6 +39,11 @@ pub static CONNS: HashMap<u64, Conn, 131072, 0> = HashMap::new();
 #[btf_map]
 pub static CONNS_FULL: Array<u64, 1, 0> = Array::new();
 
+/// Connections that the socket iterator has met, to tell the fill of `CONNS`.
+/// Written by the iterator, read by the collector.
+#[btf_map]
+pub static VISITED: Array<u64, 1, 0> = Array::new();
+
 /// Local ports of listeners, `netns << 16 | port`, as the socket iterator meets
 /// them: tells the side of connections that were open before the start. Full:
 /// their side is `unknown`.

@@ -61,6 +61,10 @@ pub struct CollectArgs {
     #[arg(long)]
     pub bpf_stats: bool,
 
+    /// Attach empty programs, to measure what the hooks themselves cost.
+    #[arg(long, hide = true)]
+    pub noop_programs: bool,
+
     /// Least severity of the messages on stderr.
     #[arg(long, value_name = "LEVEL", value_enum, default_value_t)]
     pub log_level: LogLevel,

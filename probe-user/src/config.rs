@@ -36,6 +36,8 @@ pub struct Config {
     pub netns: Vec<String>,
     /// Measure the run time of the kernel programs.
     pub bpf_stats: bool,
+    /// Attach empty programs, to measure what the hooks themselves cost.
+    pub noop_programs: bool,
 }
 
 /// The daemon itself.
@@ -208,6 +210,7 @@ impl Config {
         }
         self.netns.clone_from(&args.netns);
         self.bpf_stats = args.bpf_stats;
+        self.noop_programs = args.noop_programs;
     }
 }
 

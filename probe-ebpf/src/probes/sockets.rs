@@ -16,13 +16,13 @@ use probe_common::{
 };
 
 use crate::{
-    conn,
+    atomic, conn,
     kernel::{
         sock::{IPPROTO_TCP, Sock, TcpSock, state},
         watched,
     },
     lost,
-    maps::LISTENERS,
+    maps::{LISTENERS, VISITED},
 };
 
 const HOOK: Hook = Hook::IterTcp;
@@ -114,6 +114,10 @@ fn listener(seq: *mut c_void, tp: TcpSock, netns: u32) {
 
 #[inline(always)]
 fn connection(seq: *mut c_void, tp: TcpSock, netns: u32, state: u8, report: bool) {
+    if let Some(visited) = VISITED.get_ptr_mut(0) {
+        // SAFETY: an element of the map.
+        unsafe { atomic::add(visited, 1) };
+    }
     let Some(conn) = conn::get(tp) else {
         conn::adopt(tp, netns, state, HOOK);
         return;

@@ -1,6 +1,7 @@
 //! What the running kernel is and has.
 
 pub mod btf;
+pub mod caps;
 pub mod layout;
 pub mod netns;
 pub mod reasons;

@@ -1,0 +1,189 @@
+//! Listeners: the lengths of their queues, and the connections they dropped.
+//!
+//! The kernel counts these drops for a namespace (`ListenDrops` in
+//! `/proc/net/netstat`) and, nearly, for a socket (`sk_drops`, which counts
+//! some of them twice and other drops too). The sum over the services is that
+//! of the namespace, exactly; what the sockets do not explain is `other`.
+
+use std::collections::{BTreeMap, HashMap};
+
+use probe_common::{
+    series::Side,
+    sock::{LISTEN, SockRecord},
+};
+
+use super::names::{Names, OTHER, address};
+use crate::snapshot::Listener;
+
+/// The services that listen.
+#[derive(Debug, Default)]
+pub struct Listeners {
+    namespaces: HashMap<u32, Namespace>,
+    drops: BTreeMap<String, u64>,
+    started: bool,
+}
+
+#[derive(Debug, Default)]
+struct Namespace {
+    /// `ListenDrops` when it was last read.
+    drops: u64,
+    /// `sk_drops` by address and port when it was last read; sockets that share
+    /// them are added up.
+    sockets: HashMap<([u8; 16], u16), u64>,
+    queues: BTreeMap<String, Listener>,
+}
+
+impl Listeners {
+    /// Takes in what one visit of a namespace saw. `listen_drops` is `None`
+    /// where `/proc` cannot be read.
+    pub fn update(
+        &mut self,
+        netns: u32,
+        records: &[SockRecord],
+        listen_drops: Option<u64>,
+        names: &Names,
+    ) {
+        let is_new = !self.namespaces.contains_key(&netns);
+        let known = self.namespaces.entry(netns).or_default();
+        let mut sockets: HashMap<_, u64> = HashMap::new();
+        let mut services = HashMap::new();
+        known.queues.clear();
+        for record in records.iter().filter(|record| record.state == LISTEN) {
+            let key = (record.local, record.local_port);
+            *sockets.entry(key).or_default() += u64::from(record.retransmits);
+            let net = address(record.local).into();
+            let svc = names.service(netns, Side::Server as u8, record.local_port, Some(&net));
+            let queue = known.queues.entry(svc.clone()).or_default();
+            queue.accept_queue_length += u64::from(record.srtt_us);
+            queue.accept_queue_limit += u64::from(record.min_rtt_us);
+            queue.syn_queue_length += u64::from(record.snd_cwnd);
+            queue.syn_queue_limit += u64::from(record.min_rtt_us);
+            services.insert(key, svc);
+        }
+        let Some(listen_drops) = listen_drops else {
+            return;
+        };
+        // What was dropped before the start does not count; a namespace that
+        // came later counts from its beginning.
+        let counts = !is_new || self.started;
+        let total = listen_drops.saturating_sub(known.drops);
+        let raised: Vec<(String, u64)> = sockets
+            .iter()
+            .map(|(key, &drops)| {
+                let before = known.sockets.get(key).copied().unwrap_or(0);
+                // Less than before: another socket listens there now.
+                let raised = drops.checked_sub(before).unwrap_or(drops);
+                (services.get(key).cloned().unwrap_or_default(), raised)
+            })
+            .collect();
+        known.drops = listen_drops;
+        known.sockets = sockets;
+        if counts {
+            attribute(total, &raised, &mut self.drops);
+        }
+    }
+
+    /// All that was there at the start has been seen.
+    pub fn start(&mut self) {
+        self.started = true;
+    }
+
+    /// Forgets the sockets of namespaces that are gone.
+    pub fn retain(&mut self, exists: impl Fn(u32) -> bool) {
+        self.namespaces.retain(|&inum, _| exists(inum));
+    }
+
+    /// One row for each service.
+    pub fn rows(&self) -> Vec<Listener> {
+        let mut rows: BTreeMap<&str, Listener> = BTreeMap::new();
+        for (svc, &drops) in &self.drops {
+            rows.entry(svc).or_default().drops = drops;
+        }
+        rows.entry(OTHER).or_default();
+        for (svc, queue) in self
+            .namespaces
+            .values()
+            .flat_map(|namespace| &namespace.queues)
+        {
+            let row = rows.entry(svc).or_default();
+            row.accept_queue_length += queue.accept_queue_length;
+            row.accept_queue_limit += queue.accept_queue_limit;
+            row.syn_queue_length += queue.syn_queue_length;
+            row.syn_queue_limit += queue.syn_queue_limit;
+        }
+        rows.into_iter()
+            .map(|(svc, row)| Listener {
+                svc: svc.to_owned(),
+                ..row
+            })
+            .collect()
+    }
+}
+
+/// Divides `total` drops among services by what their sockets counted. Where
+/// the sockets counted more than that, each gets its share, rounded down.
+fn attribute(total: u64, raised: &[(String, u64)], drops: &mut BTreeMap<String, u64>) {
+    let sum: u64 = raised.iter().map(|(_, raised)| raised).sum();
+    let mut rest = total;
+    for (svc, raised) in raised.iter().filter(|(_, raised)| *raised != 0) {
+        let share = if sum > total {
+            raised * total / sum
+        } else {
+            *raised
+        };
+        *drops.entry(svc.clone()).or_default() += share;
+        rest -= share;
+    }
+    if rest != 0 {
+        *drops.entry(OTHER.to_owned()).or_default() += rest;
+    }
+}
+
+/// `ListenDrops` of the network namespace of the calling thread.
+pub fn read_listen_drops() -> Option<u64> {
+    parse_listen_drops(&std::fs::read_to_string("/proc/thread-self/net/netstat").ok()?)
+}
+
+fn parse_listen_drops(text: &str) -> Option<u64> {
+    let mut lines = text.lines().filter(|line| line.starts_with("TcpExt:"));
+    let (names, values) = (lines.next()?, lines.next()?);
+    let column = names
+        .split_whitespace()
+        .position(|name| name == "ListenDrops")?;
+    values.split_whitespace().nth(column)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sum_is_the_namespaces() {
+        for (total, raised) in [(5, vec![3, 2]), (5, vec![1]), (3, vec![4, 2]), (7, vec![])] {
+            let mut drops = BTreeMap::new();
+            let raised: Vec<_> = raised
+                .into_iter()
+                .enumerate()
+                .map(|(n, raised)| (n.to_string(), raised))
+                .collect();
+            attribute(total, &raised, &mut drops);
+            assert_eq!(drops.values().sum::<u64>(), total);
+        }
+    }
+
+    #[test]
+    fn what_sockets_explain_is_theirs() {
+        let mut drops = BTreeMap::new();
+        attribute(6, &[("web".to_owned(), 4)], &mut drops);
+        assert_eq!(drops["web"], 4);
+        assert_eq!(drops[OTHER], 2);
+    }
+
+    #[test]
+    fn reads_the_column_by_its_name() {
+        let text = "TcpExt: SyncookiesSent ListenOverflows ListenDrops\nTcpExt: 1 2 3\nIpExt: A\nIpExt: 9\n";
+        assert_eq!(parse_listen_drops(text), Some(3));
+        assert_eq!(parse_listen_drops("TcpExt: A\nTcpExt: 1\n"), None);
+        assert_eq!(parse_listen_drops(""), None);
+    }
+}

@@ -1,0 +1,510 @@
+//! The only code that touches maps: reads them once, at one moment, and makes a
+//! [`Snapshot`] of what they hold.
+
+mod listeners;
+mod maps;
+mod names;
+mod own;
+mod rows;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use aya::maps::{Array, HashMap as BpfHash, MapData, lpm_trie::LpmTrie};
+use probe_common::{
+    config::{MAX_NETNS, ProbeConfig},
+    lost::{Cause, Hook},
+    packet::{FlowKey, Protocol, Traffic},
+    series::{DropKey, OVERFLOW_ROW, ResetKey},
+    sock::SockRecord,
+};
+
+use self::{listeners::Listeners, names::Names, rows::Rows};
+use crate::{
+    config::Config,
+    kernel::{
+        btf::{Btf, VMLINUX},
+        layout,
+        netns::{self, NetNs},
+        reasons::Reasons,
+    },
+    loader::{self, DUMP, Globals, Loaded, Sizes, VISIT},
+    snapshot::{self, Connection, SCHEMA, Snapshot},
+};
+
+/// Rows: combinations of side, service port and peer that are told apart.
+const ROWS: u32 = 1024;
+/// Shards of a row on a large host: memory against CPUs that share a cache line.
+const MAX_SHARDS: u32 = 8;
+/// Connections that are remembered.
+const CONNECTIONS: u32 = 131_072;
+/// Flows of a device in a snapshot.
+const TOP_FLOWS: usize = 100;
+/// The visit of all sockets may take one part in so many of the time.
+const VISIT_SHARE: u32 = 100;
+/// How often new network namespaces are looked for.
+const NETNS_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Loaded programs and what is known of their maps.
+#[derive(Debug)]
+pub struct Collector {
+    host: Loaded,
+    devices: Vec<Device>,
+    rows: Rows,
+    names: Names,
+    reasons: Reasons,
+    listeners: Listeners,
+    namespaces: HashMap<u32, NetNs>,
+    /// Named on the command line: no others are looked for.
+    fixed_namespaces: bool,
+    namespaces_read: Instant,
+    last_visit: Instant,
+    visit_cost: Duration,
+    connections: u64,
+    start_seconds: f64,
+    kernel: String,
+    /// Keeps the measurement of run times on.
+    _stats: Option<std::os::fd::OwnedFd>,
+}
+
+#[derive(Debug)]
+struct Device {
+    name: String,
+    mode: &'static str,
+    loaded: Loaded,
+}
+
+impl Collector {
+    /// Loads and attaches the programs and takes in the connections that are
+    /// open already.
+    ///
+    /// # Errors
+    ///
+    /// One line that says what is missing and what to do about it.
+    pub fn start(config: &Config) -> anyhow::Result<Self> {
+        let start_seconds = own::unix_seconds();
+        let own_btf = Btf::from_sys_fs()?;
+        let layout = layout::resolve(&own_btf)?;
+        let modules = Path::new(VMLINUX).parent().unwrap_or(Path::new("/"));
+        let reasons = Reasons::read(&own_btf, modules);
+        drop(own_btf);
+        let btf = aya::Btf::from_sys_fs().context("cannot read the kernel's BTF")?;
+
+        let namespaces = named_namespaces(config)?;
+        let fixed_namespaces = !namespaces.is_empty();
+        let names = Names::new(config)?;
+        let shards = loader::possible_cpus()?.next_power_of_two().min(MAX_SHARDS);
+        let globals = Globals {
+            layout,
+            config: probe_config(&namespaces, &names, &reasons, shards),
+        };
+        let stats = if config.bpf_stats {
+            let fd = aya::sys::enable_stats(aya::sys::Stats::RunTime)
+                .context("cannot measure the programs' run time (--bpf-stats)")?;
+            Some(fd)
+        } else {
+            None
+        };
+        let sizes = Sizes {
+            connections: CONNECTIONS,
+            flows: config.packets.flows,
+        };
+        let host = loader::host(&btf, &globals, sizes, config.noop_programs, |loaded| {
+            prepare(loaded, &names)
+        })?;
+        let devices = attach_devices(config, &btf, &globals, &namespaces)?;
+        let rows = Rows::new(&host, ROWS, shards)?;
+        let mut collector = Self {
+            host,
+            devices,
+            rows,
+            names,
+            reasons,
+            listeners: Listeners::default(),
+            namespaces,
+            fixed_namespaces,
+            namespaces_read: Instant::now(),
+            last_visit: Instant::now(),
+            visit_cost: Duration::ZERO,
+            connections: 0,
+            start_seconds,
+            kernel: own::kernel_release(),
+            _stats: stats,
+        };
+        if !collector.fixed_namespaces {
+            collector.namespaces = netns::all();
+        }
+        if !config.noop_programs {
+            collector.visit(VISIT)?;
+            collector.listeners.start();
+        }
+        Ok(collector)
+    }
+
+    /// Reads the maps once.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses to read a map.
+    pub fn snapshot(&mut self) -> anyhow::Result<Snapshot> {
+        let begin = Instant::now();
+        if self.last_visit.elapsed() >= self.visit_cost * VISIT_SHARE {
+            self.visit(VISIT)?;
+        }
+        let mut snapshot = Snapshot {
+            schema: SCHEMA,
+            start_seconds: self.start_seconds,
+            kernel: self.kernel.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            ..Snapshot::default()
+        };
+        self.rows.read(&self.host)?;
+        snapshot.tcp = self.rows.series(&self.names);
+        let (resets, reset_entries) = self.resets()?;
+        snapshot.resets = resets;
+        snapshot.listeners = self.listeners.rows();
+        let (drops, drop_entries) = self.drops()?;
+        snapshot.drops = drops;
+        for device in &self.devices {
+            snapshot.devices.push(device.read()?);
+        }
+        self.own(&mut snapshot)?;
+        for (map, entries) in [("RESETS", reset_entries), ("DROPS", drop_entries)] {
+            snapshot.maps.push(maps::usage(&self.host, map, entries));
+        }
+        snapshot.timestamp_seconds = own::unix_seconds();
+        snapshot.duration_seconds = begin.elapsed().as_secs_f64();
+        Ok(snapshot)
+    }
+
+    /// The connections that are open now, those with most bytes first.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses to list sockets.
+    pub fn connections(&mut self, limit: usize) -> anyhow::Result<Vec<Connection>> {
+        let mut records = self.visit(DUMP)?;
+        records.retain(|record| record.state != probe_common::sock::LISTEN);
+        records.sort_by_key(|record| std::cmp::Reverse(record.sent_bytes + record.received_bytes));
+        records.truncate(limit);
+        self.rows.read(&self.host)?;
+        let now_ns = own::monotonic_ns();
+        Ok(records
+            .iter()
+            .map(|record| {
+                names::connection(record, self.rows.labels(record.row, &self.names), now_ns)
+            })
+            .collect())
+    }
+
+    /// Visits all sockets of the watched namespaces.
+    fn visit(&mut self, program: &str) -> anyhow::Result<Vec<SockRecord>> {
+        let begin = Instant::now();
+        if !self.fixed_namespaces && self.namespaces_read.elapsed() >= NETNS_INTERVAL {
+            self.namespaces = netns::all();
+            self.namespaces_read = begin;
+        }
+        let before = maps::counter(&self.host, "VISITED")?;
+        let mut records = Vec::new();
+        let mut gone = Vec::new();
+        for (&inum, netns) in &self.namespaces {
+            let ebpf = &mut self.host.ebpf;
+            let visited = netns.run(|| {
+                let bytes = loader::iterate(ebpf, program);
+                (bytes, listeners::read_listen_drops())
+            });
+            match visited {
+                Ok((bytes, drops)) => {
+                    let seen = maps::records(&bytes?);
+                    self.listeners.update(inum, &seen, drops, &self.names);
+                    records.extend(seen);
+                }
+                Err(error) => {
+                    tracing::warn!("network namespace {inum} is left out: {error:#}");
+                    gone.push(inum);
+                }
+            }
+        }
+        for inum in gone {
+            self.namespaces.remove(&inum);
+        }
+        let namespaces = &self.namespaces;
+        self.listeners.retain(|inum| namespaces.contains_key(&inum));
+        self.connections = maps::counter(&self.host, "VISITED")? - before;
+        self.last_visit = Instant::now();
+        self.visit_cost = begin.elapsed();
+        Ok(records)
+    }
+
+    fn resets(&self) -> anyhow::Result<(Vec<snapshot::Reset>, u64)> {
+        let map: BpfHash<&MapData, ResetKey, u64> = self.host.map("RESETS")?;
+        let mut sums = BTreeMap::new();
+        let mut entries = 0;
+        for entry in map.iter() {
+            let (key, count) = entry?;
+            entries += 1;
+            let labels = self.rows.labels(key.row, &self.names);
+            let direction = if key.direction == 0 {
+                "sent"
+            } else {
+                "received"
+            };
+            *sums
+                .entry((labels, direction, self.reasons.of_reset(key.reason)))
+                .or_default() += count;
+        }
+        let rows = sums
+            .into_iter()
+            .map(|((labels, direction, reason), count)| snapshot::Reset {
+                labels,
+                direction: direction.to_owned(),
+                reason,
+                count,
+            })
+            .collect();
+        Ok((rows, entries))
+    }
+
+    fn drops(&self) -> anyhow::Result<(Vec<snapshot::Drop>, u64)> {
+        let map: BpfHash<&MapData, DropKey, u64> = self.host.map("DROPS")?;
+        let mut sums = BTreeMap::new();
+        let mut entries = 0;
+        for entry in map.iter() {
+            let (key, count) = entry?;
+            entries += 1;
+            if let Some((subsystem, reason)) = self.reasons.of_drop(key.reason) {
+                let protocol = Protocol::NAMES
+                    .get(key.protocol as usize)
+                    .unwrap_or(&"other");
+                *sums.entry((subsystem, reason, *protocol)).or_default() += count;
+            }
+        }
+        let rows = sums
+            .into_iter()
+            .map(|((subsystem, reason, protocol), count)| snapshot::Drop {
+                subsystem,
+                reason,
+                protocol: protocol.to_owned(),
+                count,
+            })
+            .collect();
+        Ok((rows, entries))
+    }
+
+    /// What the tool missed, what it holds and what it costs.
+    fn own(&self, snapshot: &mut Snapshot) -> anyhow::Result<()> {
+        let loadeds = || std::iter::once(&self.host).chain(self.devices.iter().map(|d| &d.loaded));
+        let mut lost: BTreeMap<(&str, &str), u64> = BTreeMap::new();
+        for loaded in loadeds() {
+            let counts: Array<&MapData, u64> = loaded.map("LOST")?;
+            for (h, hook) in Hook::NAMES.into_iter().enumerate() {
+                for (c, cause) in Cause::NAMES.into_iter().enumerate() {
+                    let slot = (h * Cause::NAMES.len() + c) as u32;
+                    *lost.entry((hook, cause)).or_default() += counts.get(&slot, 0)?;
+                }
+            }
+            for program in &loaded.programs {
+                let mut program = program.clone();
+                let facts = loaded.program_facts(&program.program);
+                if self._stats.is_some() {
+                    program.runs = facts.get("run_cnt").copied();
+                    program.run_seconds = facts.get("run_time_ns").map(|&ns| ns as f64 / 1e9);
+                }
+                // The kernel skips a program that interrupts itself on a CPU.
+                let missed = facts.get("recursion_misses").copied().unwrap_or(0);
+                let hook = program
+                    .hook
+                    .split_once('/')
+                    .map_or("", |(kind, hook)| match kind {
+                        "xdp" => "xdp",
+                        "iter" => "iter_tcp",
+                        _ => hook,
+                    });
+                if let Some(hook) = Hook::NAMES.into_iter().find(|&name| name == hook) {
+                    *lost.entry((hook, "recursion")).or_default() += missed;
+                }
+                snapshot.programs.push(program);
+            }
+        }
+        snapshot.lost = lost
+            .into_iter()
+            .map(|((hook, cause), count)| snapshot::Lost {
+                hook: hook.to_owned(),
+                cause: cause.to_owned(),
+                count,
+            })
+            .collect();
+        for (map, entries) in [("ROWS", self.rows.used_entries()), ("CONNS", self.connections)] {
+            snapshot.maps.push(maps::usage(&self.host, map, entries));
+        }
+        for (device, read) in self.devices.iter().zip(&snapshot.devices) {
+            let mut usage = maps::usage(&device.loaded, "FLOWS", read.flows);
+            usage.map = format!("FLOWS/{}", device.name);
+            snapshot.maps.push(usage);
+        }
+        let known: std::collections::HashSet<&str> = ["ROWS", "CONNS", "RESETS", "DROPS"].into();
+        let mut others = 0;
+        for loaded in loadeds() {
+            others += maps::memory_of_others(loaded, &known);
+        }
+        snapshot.maps.push(snapshot::MapUse {
+            map: "others".to_owned(),
+            entries: 0,
+            capacity: 0,
+            memory_bytes: others,
+        });
+        snapshot.process = own::process();
+        Ok(())
+    }
+}
+
+impl Device {
+    fn read(&self) -> anyhow::Result<snapshot::Device> {
+        let mut device = snapshot::Device {
+            device: self.name.clone(),
+            xdp_mode: self.mode.to_owned(),
+            ..snapshot::Device::default()
+        };
+        // The flows first and the totals after them: what arrives in between is
+        // in the totals and not yet in the flows, never the other way round.
+        let map: BpfHash<&MapData, FlowKey, Traffic> = self.loaded.map("FLOWS")?;
+        let mut flows = Vec::new();
+        for entry in map.iter() {
+            let (key, traffic) = entry?;
+            device.flow_packets += traffic.packets;
+            device.flow_bytes += traffic.bytes;
+            flows.push((key, traffic));
+        }
+        device.flows = flows.len() as u64;
+        flows.sort_by_key(|(_, traffic)| std::cmp::Reverse(traffic.bytes));
+        flows.truncate(TOP_FLOWS);
+        device.top_flows = flows
+            .iter()
+            .map(|(key, traffic)| names::flow(key, *traffic))
+            .collect();
+        let overflow: Array<&MapData, Traffic> = self.loaded.map("OVERFLOW")?;
+        let overflow = overflow.get(&0, 0)?;
+        device.overflow_packets = overflow.packets;
+        device.overflow_bytes = overflow.bytes;
+        device.flow_packets += overflow.packets;
+        device.flow_bytes += overflow.bytes;
+        let totals: Array<&MapData, Traffic> = self.loaded.map("DEVICE")?;
+        let protocols = Protocol::NAMES.len() as u32;
+        for (n, protocol) in Protocol::NAMES.into_iter().enumerate() {
+            let mut sum = Traffic::default();
+            for cpu in 0..totals.len() / protocols {
+                let part = totals.get(&(cpu * protocols + n as u32), 0)?;
+                sum.packets += part.packets;
+                sum.bytes += part.bytes;
+            }
+            if sum.packets != 0 {
+                device.traffic.push(snapshot::DeviceTraffic {
+                    protocol: protocol.to_owned(),
+                    action: "pass".to_owned(),
+                    packets: sum.packets,
+                    bytes: sum.bytes,
+                });
+            }
+        }
+        Ok(device)
+    }
+}
+
+fn named_namespaces(config: &Config) -> anyhow::Result<HashMap<u32, NetNs>> {
+    if config.netns.len() > MAX_NETNS {
+        anyhow::bail!("--netns can be given {MAX_NETNS} times at most");
+    }
+    let named = config
+        .netns
+        .iter()
+        .map(|name| NetNs::named(name).map(|netns| (netns.inum, netns)));
+    named.collect()
+}
+
+fn probe_config(
+    namespaces: &HashMap<u32, NetNs>,
+    names: &Names,
+    reasons: &Reasons,
+    shards: u32,
+) -> ProbeConfig {
+    let mut config = ProbeConfig {
+        rows: ROWS,
+        shards,
+        key_netns: u32::from(names.by_netns()),
+        peers: u32::from(!names.peers().is_empty()),
+        groups: u32::from(!names.groups().is_empty()),
+        netns_len: namespaces.len() as u32,
+        reason_not_specified: reasons.not_specified(),
+        ..ProbeConfig::default()
+    };
+    for (slot, inum) in config.netns.iter_mut().zip(namespaces.keys()) {
+        *slot = *inum;
+    }
+    config
+}
+
+/// Fills the maps that the programs read, before any of them runs.
+fn prepare(loaded: &mut Loaded, names: &Names) -> anyhow::Result<()> {
+    let mut next: Array<&mut MapData, u64> = loaded.map_mut("NEXT_ROW")?;
+    next.set(0, &u64::from(OVERFLOW_ROW + 1), 0)?;
+    for (map, prefixes) in [("PEERS", names.peers()), ("GROUPS", names.groups())] {
+        let mut trie: LpmTrie<&mut MapData, [u8; 16], u32> = loaded.map_mut(map)?;
+        for (key, number) in prefixes {
+            trie.insert(&key, number, 0).with_context(|| {
+                format!("cannot insert a prefix into {map}: are there more than it holds?")
+            })?;
+        }
+    }
+    Ok(())
+}
+
+fn attach_devices(
+    config: &Config,
+    btf: &aya::Btf,
+    globals: &Globals,
+    namespaces: &HashMap<u32, NetNs>,
+) -> anyhow::Result<Vec<Device>> {
+    let own = NetNs::own()?;
+    let mut devices = Vec::new();
+    for interface in &config.packets.interfaces {
+        // Of the watched namespaces, those that have such an interface; without
+        // any named, this process's own.
+        let candidates: Vec<&NetNs> = if namespaces.is_empty() {
+            vec![&own]
+        } else {
+            namespaces.values().collect()
+        };
+        let mut found = false;
+        for netns in candidates {
+            let exists = netns.run(|| nix::net::if_::if_nametoindex(interface.as_str()).is_ok())?;
+            if !exists {
+                continue;
+            }
+            found = true;
+            let (loaded, mode) = loader::device(
+                btf,
+                globals,
+                netns,
+                interface,
+                config.packets.xdp_mode,
+                config.packets.flows,
+                config.noop_programs,
+            )?;
+            devices.push(Device {
+                name: interface.clone(),
+                mode: mode.unwrap_or_default(),
+                loaded,
+            });
+        }
+        if !found {
+            anyhow::bail!(
+                "no interface {interface:?} in the watched network namespaces; `ip link` shows those there are"
+            );
+        }
+    }
+    Ok(devices)
+}

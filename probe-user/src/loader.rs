@@ -1,0 +1,429 @@
+//! Loads the kernel programs and attaches them.
+
+use std::{collections::HashMap, io, os::fd::AsRawFd};
+
+use anyhow::{Context as _, anyhow, bail};
+use aya::{
+    Btf, Ebpf, EbpfLoader,
+    maps::{Map, MapData},
+    programs::{BtfTracePoint, Iter, Program, ProgramError, Xdp, XdpMode as AyaMode},
+};
+use probe_common::{config::ProbeConfig, layout::KernelLayout, packet::Protocol};
+
+use crate::{config::XdpMode, kernel::netns::NetNs, snapshot};
+
+/// The kernel programs, compiled for BPF by the build script.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/edgeprobe.o"));
+
+/// A program on a tracepoint.
+struct Hook {
+    program: &'static str,
+    /// The empty program on the same hook.
+    noop: &'static str,
+    tracepoint: &'static str,
+    /// Whether the tool is of no use without it.
+    required: bool,
+}
+
+const fn hook(
+    program: &'static str,
+    noop: &'static str,
+    tracepoint: &'static str,
+    required: bool,
+) -> Hook {
+    Hook {
+        program,
+        noop,
+        tracepoint,
+        required,
+    }
+}
+
+const HOOKS: [Hook; 7] = [
+    hook(
+        "sock_set_state",
+        "noop_set_state",
+        "inet_sock_set_state",
+        true,
+    ),
+    hook("tcp_probe", "noop_tcp_probe", "tcp_probe", true),
+    hook(
+        "tcp_retransmit",
+        "noop_retransmit",
+        "tcp_retransmit_skb",
+        false,
+    ),
+    hook(
+        "retrans_synack",
+        "noop_synack",
+        "tcp_retransmit_synack",
+        false,
+    ),
+    hook("tcp_send_reset", "noop_send_reset", "tcp_send_reset", false),
+    hook(
+        "tcp_recv_reset",
+        "noop_recv_reset",
+        "tcp_receive_reset",
+        false,
+    ),
+    hook("kfree_skb", "noop_kfree_skb", "kfree_skb", true),
+];
+
+/// Programs of the socket iterator: the first visits, the second reports too.
+pub const VISIT: &str = "tcp_visit";
+/// See [`VISIT`].
+pub const DUMP: &str = "tcp_dump";
+
+/// Entries of the maps whose size is decided here.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    /// Connections that are remembered.
+    pub connections: u32,
+    /// Flows of each device.
+    pub flows: u32,
+}
+
+/// What the programs are told.
+#[derive(Clone, Copy, Debug)]
+pub struct Globals {
+    /// Where the kernel keeps its fields.
+    pub layout: KernelLayout,
+    /// The settings.
+    pub config: ProbeConfig,
+}
+
+/// A loaded object and what became of its programs.
+#[derive(Debug)]
+pub struct Loaded {
+    /// Maps and programs; dropping it detaches.
+    pub ebpf: Ebpf,
+    /// The programs, attached or not.
+    pub programs: Vec<snapshot::Program>,
+}
+
+impl Loaded {
+    /// A map of the object.
+    ///
+    /// # Errors
+    ///
+    /// There is none of that name and type, which would be a fault of the build.
+    pub fn map<'a, T>(&'a self, name: &str) -> anyhow::Result<T>
+    where
+        T: TryFrom<&'a Map, Error = aya::maps::MapError>,
+    {
+        let map = self
+            .ebpf
+            .map(name)
+            .ok_or_else(|| anyhow!("the object has no map {name}"))?;
+        T::try_from(map).with_context(|| format!("map {name}"))
+    }
+
+    /// As [`Self::map`], for writing.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::map`].
+    pub fn map_mut<'a, T>(&'a mut self, name: &str) -> anyhow::Result<T>
+    where
+        T: TryFrom<&'a mut Map, Error = aya::maps::MapError>,
+    {
+        let map = self
+            .ebpf
+            .map_mut(name)
+            .ok_or_else(|| anyhow!("the object has no map {name}"))?;
+        T::try_from(map).with_context(|| format!("map {name}"))
+    }
+
+    /// The kernel's own figures for a program.
+    pub fn program_facts(&self, name: &str) -> HashMap<String, u64> {
+        let Some(fd) = self.ebpf.program(name).and_then(program_fd) else {
+            return HashMap::new();
+        };
+        fdinfo(fd)
+    }
+}
+
+fn program_fd(program: &Program) -> Option<i32> {
+    use std::os::fd::AsFd as _;
+    program.fd().ok().map(|fd| fd.as_fd().as_raw_fd())
+}
+
+/// The numbers in `/proc/self/fdinfo/FD`.
+pub fn fdinfo(fd: i32) -> HashMap<String, u64> {
+    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).unwrap_or_default();
+    text.lines()
+        .filter_map(|line| {
+            let (name, value) = line.split_once(':')?;
+            Some((name.to_owned(), value.trim().parse().ok()?))
+        })
+        .collect()
+}
+
+/// Memory of a map in bytes, as the kernel accounts it.
+pub fn memory_bytes(map: &MapData) -> u64 {
+    use std::os::fd::AsFd as _;
+    fdinfo(map.fd().as_fd().as_raw_fd())
+        .get("memlock")
+        .copied()
+        .unwrap_or(0)
+}
+
+/// Number of CPUs that this kernel can have.
+///
+/// # Errors
+///
+/// `/sys` is not mounted.
+pub fn possible_cpus() -> anyhow::Result<u32> {
+    let cpus =
+        aya::util::nr_cpus().map_err(|(path, error)| anyhow!("cannot read {path}: {error}"))?;
+    Ok(cpus as u32)
+}
+
+fn open(btf: &Btf, globals: &Globals, sizes: Option<Sizes>, devices: u32) -> anyhow::Result<Ebpf> {
+    let config = globals.config;
+    // One object serves the hooks of the whole host and each device. Where a
+    // map has no use it shrinks to one entry.
+    let rows = sizes.map_or(1, |_| config.rows * config.shards);
+    EbpfLoader::new()
+        .btf(Some(btf))
+        .override_global("LAYOUT", &globals.layout, true)
+        .override_global("CONFIG", &config, true)
+        .map_max_entries("ROWS", rows)
+        .map_max_entries("ROW_OF", sizes.map_or(1, |_| config.rows))
+        .map_max_entries("CONNS", sizes.map_or(1, |sizes| sizes.connections))
+        .map_max_entries("FLOWS", sizes.map_or(devices, |_| 1))
+        .map_max_entries("DEVICE", possible_cpus()? * Protocol::NAMES.len() as u32)
+        .load(OBJECT)
+        .map_err(|error| {
+            explain(anyhow::Error::new(error).context("cannot load the kernel programs"))
+        })
+}
+
+/// Adds what to do to an error whose cause is a missing privilege.
+fn explain(error: anyhow::Error) -> anyhow::Error {
+    let denied = error.chain().any(|cause| {
+        cause
+            .downcast_ref::<io::Error>()
+            .is_some_and(|error| matches!(error.raw_os_error(), Some(libc::EPERM | libc::EACCES)))
+    });
+    if denied {
+        error.context("not permitted: run as root, or with CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN and CAP_SYS_ADMIN")
+    } else {
+        error
+    }
+}
+
+/// What a refusal means, in one line.
+fn refusal(error: &ProgramError) -> String {
+    match error {
+        ProgramError::LoadError {
+            io_error,
+            verifier_log,
+        } => {
+            let log = verifier_log.to_string();
+            // The last lines are counts; the one before them tells.
+            let last = log
+                .lines()
+                .rev()
+                .find(|line| !line.trim().is_empty() && !line.starts_with("processed "))
+                .unwrap_or("no word from the verifier");
+            tracing::debug!("verifier: {log}");
+            format!("{io_error}: {last}")
+        }
+        ProgramError::SyscallError(error) => format!("{}: {}", error.call, error.io_error),
+        other => other.to_string(),
+    }
+}
+
+/// Loads and attaches the programs of the whole host. With `noop` the empty
+/// ones, which do nothing but cost what the hooks cost.
+///
+/// `before` runs when the maps are there and nothing is attached yet.
+///
+/// # Errors
+///
+/// The kernel refuses the object or a program that is needed.
+pub fn host(
+    btf: &Btf,
+    globals: &Globals,
+    sizes: Sizes,
+    noop: bool,
+    before: impl FnOnce(&mut Loaded) -> anyhow::Result<()>,
+) -> anyhow::Result<Loaded> {
+    let ebpf = open(btf, globals, Some(sizes), 1)?;
+    let mut loaded = Loaded {
+        ebpf,
+        programs: Vec::new(),
+    };
+    before(&mut loaded)?;
+    for hook in &HOOKS {
+        let name = if noop { hook.noop } else { hook.program };
+        let note = match attach_tracepoint(&mut loaded.ebpf, name, hook.tracepoint, btf) {
+            Ok(()) => String::new(),
+            Err(why) if hook.required => {
+                bail!(
+                    "cannot attach {name} to tracepoint {}: {why}; see `edgeprobe doctor`",
+                    hook.tracepoint
+                )
+            }
+            Err(why) => {
+                tracing::warn!(
+                    "not attached: {name} on tracepoint {}: {why}",
+                    hook.tracepoint
+                );
+                why
+            }
+        };
+        loaded
+            .programs
+            .push(program(name, format!("tp_btf/{}", hook.tracepoint), note));
+    }
+    for name in [VISIT, DUMP] {
+        load_iterator(&mut loaded.ebpf, name, btf)
+            .with_context(|| format!("cannot load {name} for iter/tcp; see `edgeprobe doctor`"))?;
+        loaded
+            .programs
+            .push(program(name, "iter/tcp".to_owned(), String::new()));
+    }
+    Ok(loaded)
+}
+
+fn program(name: &str, hook: String, note: String) -> snapshot::Program {
+    snapshot::Program {
+        program: name.to_owned(),
+        hook,
+        attached: note.is_empty(),
+        note,
+        runs: None,
+        run_seconds: None,
+    }
+}
+
+fn attach_tracepoint(
+    ebpf: &mut Ebpf,
+    name: &str,
+    tracepoint: &str,
+    btf: &Btf,
+) -> Result<(), String> {
+    let program = ebpf
+        .program_mut(name)
+        .ok_or("the object has no such program")?;
+    let program: &mut BtfTracePoint = program.try_into().map_err(|error| refusal(&error))?;
+    program
+        .load(tracepoint, btf)
+        .map_err(|error| refusal(&error))?;
+    program.attach().map_err(|error| refusal(&error))?;
+    Ok(())
+}
+
+fn load_iterator(ebpf: &mut Ebpf, name: &str, btf: &Btf) -> anyhow::Result<()> {
+    let program = ebpf
+        .program_mut(name)
+        .context("the object has no such program")?;
+    let program: &mut Iter = program.try_into()?;
+    program
+        .load("tcp", btf)
+        .map_err(|error| anyhow!(refusal(&error)))
+}
+
+/// Runs a program of the socket iterator in the network namespace of the
+/// calling thread and returns what it wrote.
+///
+/// # Errors
+///
+/// The kernel refuses, or reading fails.
+pub fn iterate(ebpf: &mut Ebpf, name: &str) -> anyhow::Result<Vec<u8>> {
+    use std::io::Read as _;
+
+    let program = ebpf
+        .program_mut(name)
+        .context("the object has no such program")?;
+    let program: &mut Iter = program.try_into()?;
+    let link = program.attach().context("cannot attach to iter/tcp")?;
+    let mut file = program
+        .take_link(link)?
+        .into_file()
+        .context("cannot open iter/tcp")?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)
+        .context("cannot read iter/tcp")?;
+    Ok(bytes)
+}
+
+/// Loads the XDP program for one interface and attaches it inside `netns`.
+/// Where that cannot be, the result says so and holds no program.
+///
+/// # Errors
+///
+/// There is no such interface, or the kernel refuses the object.
+pub fn device(
+    btf: &Btf,
+    globals: &Globals,
+    netns: &NetNs,
+    interface: &str,
+    mode: XdpMode,
+    flows: u32,
+    noop: bool,
+) -> anyhow::Result<(Loaded, Option<&'static str>)> {
+    let name = if noop { "noop_xdp" } else { "xdp_packets" };
+    let mut ebpf = open(btf, globals, None, flows)?;
+    let xdp: &mut Xdp = ebpf
+        .program_mut(name)
+        .context("the object has no XDP program")?
+        .try_into()?;
+    xdp.load()
+        .map_err(|error| anyhow!("cannot load {name}: {}", refusal(&error)))?;
+    let modes: &[(AyaMode, &str)] = match mode {
+        XdpMode::Native => &[(AyaMode::Driver, "native")],
+        XdpMode::Generic => &[(AyaMode::Skb, "generic")],
+        XdpMode::Auto => &[(AyaMode::Driver, "native"), (AyaMode::Skb, "generic")],
+    };
+    let attached = netns.run(|| -> anyhow::Result<Result<&'static str, String>> {
+        let index = nix::net::if_::if_nametoindex(interface).map_err(|error| {
+            anyhow!("no interface {interface:?} ({error}); `ip link` shows those there are")
+        })?;
+        let mut why = Vec::new();
+        for &(mode, label) in modes {
+            match xdp.attach_to_if_index(index, mode) {
+                Ok(_) => return Ok(Ok(label)),
+                Err(error) => why.push(format!("{label}: {}", busy_or(&error))),
+            }
+        }
+        Ok(Err(why.join("; ")))
+    })??;
+    let hook = format!("xdp/{interface}");
+    let (mode, mut state) = match attached {
+        Ok(mode) => {
+            tracing::info!("XDP on {interface}: {mode} mode");
+            (Some(mode), program(name, hook, String::new()))
+        }
+        Err(why) => {
+            tracing::warn!("no XDP on {interface}, going on without: {why}");
+            (None, program(name, hook, why))
+        }
+    };
+    if let Some(mode) = mode {
+        mode.clone_into(&mut state.note);
+    }
+    Ok((
+        Loaded {
+            ebpf,
+            programs: vec![state],
+        },
+        mode,
+    ))
+}
+
+fn busy_or(error: &ProgramError) -> String {
+    let io_error = match error {
+        ProgramError::SyscallError(error) => Some(&error.io_error),
+        ProgramError::XdpError(aya::programs::XdpError::NetlinkError(_)) => None,
+        _ => None,
+    };
+    match io_error.and_then(io::Error::raw_os_error) {
+        Some(libc::EBUSY | libc::EEXIST) => {
+            "another XDP program is there and is not replaced".to_owned()
+        }
+        _ => refusal(error),
+    }
+}
