@@ -1,6 +1,6 @@
 //! Debian packages: which are missing, and installing those.
 
-use std::{path::Path, process::Command};
+use std::{path::Path, process::Command, sync::Once};
 
 use anyhow::{Result, bail};
 
@@ -47,7 +47,14 @@ pub fn ensure<S: AsRef<str>>(why: &str, packages: &[S], logs: &Path) -> Result<(
     if missing.is_empty() {
         return Ok(());
     }
-    let names = missing.join(" ");
+    newest(why, &missing, logs)
+}
+
+/// Installs the newest version of `packages`, over an older one too.
+pub fn newest(why: &str, packages: &[&str], logs: &Path) -> Result<()> {
+    static UPDATED: Once = Once::new();
+
+    let names = packages.join(" ");
     if !cmd::on_path("apt-get") {
         bail!("{why} needs {names}: there is no apt-get here, install them by hand");
     }
@@ -56,20 +63,25 @@ pub fn ensure<S: AsRef<str>>(why: &str, packages: &[S], logs: &Path) -> Result<(
             "{why} needs packages that only root can install: run `sudo apt-get install {names}`"
         );
     }
+    // Lists that are there can be old, and name versions that are gone or that
+    // are too old to be of use.
+    UPDATED.call_once(|| {
+        let mut update = Command::new("apt-get");
+        update.args(LOCK_TIMEOUT).arg("update");
+        let log = logs.join("apt-update");
+        if let Err(error) = cmd::logged("updating the package lists", &mut update, &log) {
+            cmd::say(&format!("{error:#}; going on with the lists that are here"));
+        }
+    });
+    let mut install = Command::new("sh");
+    install
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .args(["-c", WITHOUT_SERVICES, "sh", "apt-get"])
+        .args(LOCK_TIMEOUT)
+        .args(["install", "--yes", "--no-install-recommends"])
+        .args(packages);
     let step = format!("installing for {why}: {names}");
-    let log = logs.join("apt-install");
-    // Without fresh lists the first try fails at once or finds old versions gone.
-    if simulate(&missing) && cmd::logged(&step, &mut install(&missing), &log).is_ok() {
-        return Ok(());
-    }
-    let mut update = Command::new("apt-get");
-    update.args(LOCK_TIMEOUT).arg("update");
-    cmd::logged(
-        "updating the package lists",
-        &mut update,
-        &logs.join("apt-update"),
-    )?;
-    cmd::logged(&step, &mut install(&missing), &log)
+    cmd::logged(&step, &mut install, &logs.join("apt-install"))
 }
 
 /// Those of `packages` that dpkg does not call installed.
@@ -90,22 +102,4 @@ fn missing<S: AsRef<str>>(packages: &[S]) -> Vec<&str> {
         .map(AsRef::as_ref)
         .filter(|name| !installed.contains(name))
         .collect()
-}
-
-/// Whether the lists that are here know all of `packages`.
-fn simulate(packages: &[&str]) -> bool {
-    let mut command = install(packages);
-    command.arg("--simulate");
-    cmd::output(&mut command).is_ok()
-}
-
-fn install(packages: &[&str]) -> Command {
-    let mut command = Command::new("sh");
-    command
-        .env("DEBIAN_FRONTEND", "noninteractive")
-        .args(["-c", WITHOUT_SERVICES, "sh", "apt-get"])
-        .args(LOCK_TIMEOUT)
-        .args(["install", "--yes", "--no-install-recommends"])
-        .args(packages);
-    command
 }

@@ -143,7 +143,10 @@ fn report(binary: &Path, args: &[String]) {
 /// Whether `/readyz` of the daemon answers 200.
 fn is_ready(listen: &str) -> bool {
     let ask = || -> Result<bool> {
-        let mut address: SocketAddr = listen.parse()?;
+        let mut address: SocketAddr = match listen.strip_prefix(':') {
+            Some(port) => format!("127.0.0.1:{port}").parse()?,
+            None => listen.parse()?,
+        };
         match address.ip() {
             IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
             IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),

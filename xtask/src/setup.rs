@@ -101,8 +101,17 @@ fn rustup_nightly() -> Result<Compiler> {
 
 /// Debian's compiler, which is installed where it is missing.
 fn debian(logs: &Path) -> Result<Compiler> {
-    packages::ensure("the eBPF compiler", DEBIAN_COMPILER, logs)?;
-    Compiler::new("Debian's rustc-web", Path::new("/usr/bin"))
+    let why = "the eBPF compiler";
+    let installed = || Compiler::new("Debian's rustc-web", Path::new("/usr/bin"));
+    packages::ensure(why, DEBIAN_COMPILER, logs)?;
+    match installed() {
+        // An older one was there; the updates of Debian 12 have newer ones.
+        Ok(compiler) if compiler.llvm_major < *LLVM_MAJORS.start() => {
+            packages::newest(why, DEBIAN_COMPILER, logs)?;
+            installed()
+        }
+        result => result,
+    }
 }
 
 impl Compiler {
