@@ -4,7 +4,6 @@
 use std::{
     env,
     ffi::OsStr,
-    fs,
     path::{Path, PathBuf},
     process::{Command, ExitCode, Stdio},
 };
@@ -43,24 +42,38 @@ fn run() -> Result<()> {
     let choice = target_dir.join(ebpf::CHOICE);
     println!("cargo::rerun-if-changed={}", choice.display());
     let toolchain = ebpf::Toolchain::read(&choice)
-        .context("there is no eBPF toolchain yet: run `cargo xtask setup` first")?;
+        .context("the kernel programs cannot be built yet: run `cargo xtask setup` first")?;
 
     let built = target_dir.join(ebpf::BUILT);
     let arch = variable("CARGO_CFG_TARGET_ARCH")?;
     let mut command = toolchain.command(&toolchain.cargo, "build", workspace, &built, &arch);
-    let status = command.stdin(Stdio::null()).status().with_context(|| {
-        format!(
-            "{} cannot be run: run `cargo xtask setup` again",
-            toolchain.cargo.display()
-        )
-    })?;
+    let status = command
+        .stdin(Stdio::null())
+        .status()
+        .with_context(|| again(&toolchain.cargo))?;
     if !status.success() {
         bail!("the kernel programs do not compile ({status}); the compiler's words are below");
     }
     let object = built.join(ebpf::TARGET).join("release").join(ebpf::PROGRAM);
-    fs::copy(&object, out_dir.join("edgeprobe.o"))
-        .with_context(|| format!("{} cannot be copied", object.display()))?;
+    // BTF has been made: the debug information would only make the binary larger.
+    let status = Command::new(&toolchain.llvm_strip)
+        .arg("--strip-debug")
+        .arg("-o")
+        .arg(out_dir.join("edgeprobe.o"))
+        .arg(&object)
+        .status()
+        .with_context(|| again(&toolchain.llvm_strip))?;
+    if !status.success() {
+        bail!("{} cannot be stripped ({status})", object.display());
+    }
     Ok(())
+}
+
+fn again(program: &Path) -> String {
+    format!(
+        "{} cannot be run: run `cargo xtask setup` again",
+        program.display()
+    )
 }
 
 fn variable(name: &str) -> Result<String> {

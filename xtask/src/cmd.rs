@@ -94,6 +94,12 @@ pub fn logged(name: &str, command: &mut Command, log: &Path) -> Result<()> {
     finished(name, started, status, command)
 }
 
+/// Whether this process may install packages and load kernel programs.
+pub fn is_root() -> bool {
+    // SAFETY: geteuid takes nothing, touches no memory and cannot fail.
+    unsafe { libc::geteuid() == 0 }
+}
+
 /// Whether a program of this name is on the path.
 pub fn on_path(program: &str) -> bool {
     std::env::var_os("PATH").is_some_and(|path| {

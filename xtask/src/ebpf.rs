@@ -54,6 +54,8 @@ pub struct Toolchain {
     pub cargo: PathBuf,
     /// The `cargo-clippy` that belongs to it, where there is one.
     pub cargo_clippy: Option<PathBuf>,
+    /// `llvm-strip` of the same LLVM.
+    pub llvm_strip: PathBuf,
     /// `bpf-linker`, built for the LLVM of the compiler.
     pub bpf_linker: PathBuf,
     /// The version of `bpf-linker`.

@@ -93,7 +93,7 @@ fn dependencies(workspace: &Workspace, checks: &mut Checks) {
     checks.record(name, cmd::shown(name, &mut check));
 
     let name = "advisories";
-    let log = workspace.tools().join("log/advisories.log");
+    let log = workspace.logs().join("advisories");
     let fetched = cmd::logged(
         "fetching the advisory database",
         &mut cargo_deny(&["fetch", "db"]),
@@ -108,23 +108,16 @@ fn dependencies(workspace: &Workspace, checks: &mut Checks) {
 }
 
 fn install_cargo_deny(workspace: &Workspace) -> Result<PathBuf> {
-    let tools = workspace.tools();
-    let deny = tools.join("bin/cargo-deny");
+    let deny = workspace.tools().join("bin/cargo-deny");
     let installed = cmd::output(Command::new(&deny).arg("--version"));
     if installed.is_ok_and(|version| version.trim().ends_with(CARGO_DENY)) {
         return Ok(deny);
     }
-    let mut command = workspace.cargo();
-    // A debug build takes half as long and still checks in seconds.
-    command
-        .args(["install", "cargo-deny", "--version", CARGO_DENY, "--locked"])
-        .args(["--debug", "--root"])
-        .arg(&tools)
-        .arg("--target-dir")
-        .arg(tools.join("build"));
     let step = format!("building cargo-deny {CARGO_DENY}");
-    cmd::logged(&step, &mut command, &tools.join("log/cargo-deny.log"))?;
-    Ok(deny)
+    workspace.install_tool("cargo-deny", CARGO_DENY, &step, |command| {
+        // A debug build takes half as long and still checks in seconds.
+        command.arg("--debug");
+    })
 }
 
 /// The checks so far. Each one says at once how it ended.

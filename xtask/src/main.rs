@@ -6,6 +6,7 @@ mod cmd;
 mod ebpf;
 mod lint;
 mod packages;
+mod run;
 mod setup;
 mod tally;
 mod test;
@@ -37,6 +38,8 @@ enum Task {
         #[arg(long)]
         release: bool,
     },
+    /// Run the daemon, print a first report, go on until SIGINT
+    Run(run::Options),
     /// Test: unit tests, tests on this kernel, tests on other kernels in virtual machines
     Test {
         /// Which of them; all where none is named
@@ -69,6 +72,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Build { release } => {
             println!("{}", build::edgeprobe(&workspace, release)?.display());
         }
+        Task::Run(options) => return run::run(&workspace, &options),
         Task::Test { suite } => return test::run(&workspace, suite),
         Task::Lint => return lint::run(&workspace),
         Task::Bench(options) => bench::run(&workspace, &options)?,

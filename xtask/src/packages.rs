@@ -1,6 +1,6 @@
 //! Debian packages: which are missing, and installing those.
 
-use std::{path::Path, process::Command};
+use std::{path::Path, process::Command, sync::Once};
 
 use anyhow::{Result, bail};
 
@@ -22,6 +22,24 @@ pub const KERNEL_TESTS: &[&str] = &[
     "wrk",
 ];
 
+/// Another package manager may be at work.
+const LOCK_TIMEOUT: [&str; 2] = ["--option", "DPkg::Lock::Timeout=120"];
+
+/// Runs its arguments while Debian's policy script forbids services to start,
+/// unless the machine has such a script of its own: the tests start an nginx
+/// themselves, nobody asked for one on port 80. A shell, so that the script is
+/// removed even if this program is interrupted.
+const WITHOUT_SERVICES: &str = r#"
+policy=/usr/sbin/policy-rc.d
+if [ ! -e "$policy" ]; then
+    trap 'rm -f "$policy"' EXIT
+    trap 'exit 130' HUP INT TERM
+    printf '#!/bin/sh\nexit 101\n' >"$policy"
+    chmod 755 "$policy"
+fi
+"$@"
+"#;
+
 /// Installs those of `packages` that are missing; needs root only for that.
 /// `why` says in the message what they are for, `logs` is a folder.
 pub fn ensure<S: AsRef<str>>(why: &str, packages: &[S], logs: &Path) -> Result<()> {
@@ -29,30 +47,41 @@ pub fn ensure<S: AsRef<str>>(why: &str, packages: &[S], logs: &Path) -> Result<(
     if missing.is_empty() {
         return Ok(());
     }
-    let names = missing.join(" ");
+    newest(why, &missing, logs)
+}
+
+/// Installs the newest version of `packages`, over an older one too.
+pub fn newest(why: &str, packages: &[&str], logs: &Path) -> Result<()> {
+    static UPDATED: Once = Once::new();
+
+    let names = packages.join(" ");
     if !cmd::on_path("apt-get") {
         bail!("{why} needs {names}: there is no apt-get here, install them by hand");
     }
-    // SAFETY: geteuid takes nothing, touches no memory and cannot fail.
-    if unsafe { libc::geteuid() } != 0 {
+    if !cmd::is_root() {
         bail!(
             "{why} needs packages that only root can install: run `sudo apt-get install {names}`"
         );
     }
+    // Lists that are there can be old, and name versions that are gone or that
+    // are too old to be of use.
+    UPDATED.call_once(|| {
+        let mut update = Command::new("apt-get");
+        update.args(LOCK_TIMEOUT).arg("update");
+        let log = logs.join("apt-update");
+        if let Err(error) = cmd::logged("updating the package lists", &mut update, &log) {
+            cmd::say(&format!("{error:#}; going on with the lists that are here"));
+        }
+    });
+    let mut install = Command::new("sh");
+    install
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .args(["-c", WITHOUT_SERVICES, "sh", "apt-get"])
+        .args(LOCK_TIMEOUT)
+        .args(["install", "--yes", "--no-install-recommends"])
+        .args(packages);
     let step = format!("installing for {why}: {names}");
-    let log = logs.join("apt-install.log");
-    // Without fresh lists the first try fails at once or finds old versions gone.
-    if simulate(&missing) && cmd::logged(&step, &mut install(&missing), &log).is_ok() {
-        return Ok(());
-    }
-    let mut update = apt();
-    update.arg("update");
-    cmd::logged(
-        "updating the package lists",
-        &mut update,
-        &logs.join("apt-update.log"),
-    )?;
-    cmd::logged(&step, &mut install(&missing), &log)
+    cmd::logged(&step, &mut install, &logs.join("apt-install"))
 }
 
 /// Those of `packages` that dpkg does not call installed.
@@ -73,27 +102,4 @@ fn missing<S: AsRef<str>>(packages: &[S]) -> Vec<&str> {
         .map(AsRef::as_ref)
         .filter(|name| !installed.contains(name))
         .collect()
-}
-
-/// Whether the lists that are here know all of `packages`.
-fn simulate(packages: &[&str]) -> bool {
-    let mut command = install(packages);
-    command.arg("--simulate");
-    cmd::output(&mut command).is_ok()
-}
-
-fn install(packages: &[&str]) -> Command {
-    let mut command = apt();
-    command
-        .args(["install", "--yes", "--no-install-recommends"])
-        .args(packages);
-    command
-}
-
-fn apt() -> Command {
-    let mut command = Command::new("apt-get");
-    command
-        .env("DEBIAN_FRONTEND", "noninteractive")
-        .args(["--option", "DPkg::Lock::Timeout=120"]);
-    command
 }

@@ -44,7 +44,6 @@ pub fn ensure(workspace: &Workspace) -> Result<Toolchain> {
     let text = serde_json::to_string_pretty(&toolchain)?;
     fs::write(&choice, text + "\n")
         .with_context(|| format!("{} cannot be written", choice.display()))?;
-    cmd::say(&describe(&toolchain));
     Ok(toolchain)
 }
 
@@ -60,12 +59,13 @@ fn is_current(toolchain: &Toolchain) -> bool {
     toolchain.bpf_linker_version == BPF_LINKER
         && toolchain.bpf_linker.is_file()
         && toolchain.cargo.is_file()
+        && toolchain.llvm_strip.is_file()
         && toolchain.cargo_clippy.as_deref().is_none_or(Path::is_file)
         && version(&toolchain.rustc).is_ok_and(|version| version == toolchain.rustc_version)
 }
 
 fn choose(workspace: &Workspace) -> Result<Toolchain> {
-    let logs = workspace.tools().join("log");
+    let logs = workspace.logs();
     let rustup = rustup_nightly().and_then(|compiler| complete(workspace, &logs, compiler));
     let why_not_rustup = match rustup {
         Ok(toolchain) => return Ok(toolchain),
@@ -101,8 +101,17 @@ fn rustup_nightly() -> Result<Compiler> {
 
 /// Debian's compiler, which is installed where it is missing.
 fn debian(logs: &Path) -> Result<Compiler> {
-    packages::ensure("the eBPF compiler", DEBIAN_COMPILER, logs)?;
-    Compiler::new("Debian's rustc-web", Path::new("/usr/bin"))
+    let why = "the eBPF compiler";
+    let installed = || Compiler::new("Debian's rustc-web", Path::new("/usr/bin"));
+    packages::ensure(why, DEBIAN_COMPILER, logs)?;
+    match installed() {
+        // An older one was there; the updates of Debian 12 have newer ones.
+        Ok(compiler) if compiler.llvm_major < *LLVM_MAJORS.start() => {
+            packages::newest(why, DEBIAN_COMPILER, logs)?;
+            installed()
+        }
+        result => result,
+    }
 }
 
 impl Compiler {
@@ -149,45 +158,49 @@ fn complete(workspace: &Workspace, logs: &Path, compiler: Compiler) -> Result<To
             LLVM_MAJORS.end()
         );
     }
-    let bpf_linker = install_bpf_linker(workspace, logs, major)?;
+    let bpf_linker = install_bpf_linker(workspace, logs, &compiler)?;
     let clippy = compiler.bin.join("cargo-clippy");
     Ok(Toolchain {
         origin: compiler.origin,
         rustc: compiler.bin.join("rustc"),
         cargo: compiler.bin.join("cargo"),
         cargo_clippy: clippy.is_file().then_some(clippy),
+        llvm_strip: llvm_prefix(major).join("bin/llvm-strip"),
         bpf_linker,
         bpf_linker_version: BPF_LINKER.to_owned(),
         rustc_version: compiler.version,
     })
 }
 
-fn install_bpf_linker(workspace: &Workspace, logs: &Path, major: u32) -> Result<PathBuf> {
-    let prefix = PathBuf::from(format!("/usr/lib/llvm-{major}"));
-    // `llvm-config --link-static` aside, these are what linking LLVM asks for:
-    // a C++ compiler for its library, and LLVM's own dependencies.
-    let needed = [
-        format!("llvm-{major}-dev"),
-        format!("libpolly-{major}-dev"),
-        "g++".to_owned(),
-        "libzstd-dev".to_owned(),
-        "zlib1g-dev".to_owned(),
-    ];
-    packages::ensure("bpf-linker", &needed, logs)?;
+/// Where LLVM is: `LLVM_PREFIX` if that is set, else where Debian's packages
+/// put this version.
+fn llvm_prefix(major: u32) -> PathBuf {
+    env::var_os("LLVM_PREFIX").map_or_else(
+        || PathBuf::from(format!("/usr/lib/llvm-{major}")),
+        PathBuf::from,
+    )
+}
+
+fn install_bpf_linker(workspace: &Workspace, logs: &Path, compiler: &Compiler) -> Result<PathBuf> {
+    let major = compiler.llvm_major;
+    if env::var_os("LLVM_PREFIX").is_none() {
+        // A C++ compiler's library and what LLVM itself depends on.
+        let needed = [
+            format!("llvm-{major}-dev"),
+            format!("libpolly-{major}-dev"),
+            "g++".to_owned(),
+            "libzstd-dev".to_owned(),
+            "zlib1g-dev".to_owned(),
+        ];
+        packages::ensure("bpf-linker", &needed, logs)?;
+    }
     let feature = format!("llvm-{major}");
-    let mut command = workspace.cargo();
-    command
-        .env(
-            "LLVM_PREFIX",
-            env::var_os("LLVM_PREFIX").map_or(prefix, PathBuf::from),
-        )
-        .args(["install", "bpf-linker", "--version", BPF_LINKER, "--locked"])
-        .args(["--no-default-features", "--features", &feature, "--root"])
-        .arg(workspace.tools())
-        // Kept apart, so that a build that was interrupted goes on from there.
-        .arg("--target-dir")
-        .arg(workspace.tools().join("build"));
-    let step = format!("building bpf-linker {BPF_LINKER} for LLVM {major}");
-    cmd::logged(&step, &mut command, &logs.join("bpf-linker.log"))?;
-    Ok(workspace.tools().join("bin/bpf-linker"))
+    let step = format!("building bpf-linker {BPF_LINKER} for {}", compiler.origin);
+    workspace.install_tool("bpf-linker", BPF_LINKER, &step, |command| {
+        command.env("LLVM_PREFIX", llvm_prefix(major)).args([
+            "--no-default-features",
+            "--features",
+            &feature,
+        ]);
+    })
 }

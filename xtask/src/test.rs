@@ -72,7 +72,7 @@ fn kernel(workspace: &Workspace, args: &[String]) -> Result<Tally> {
     packages::ensure(
         "the kernel tests",
         packages::KERNEL_TESTS,
-        &workspace.tools().join("log"),
+        &workspace.logs(),
     )?;
     let binary = build::edgeprobe(workspace, true)?;
     let mut command = workspace.cargo();

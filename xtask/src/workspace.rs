@@ -1,7 +1,7 @@
 //! Where things are, and the cargo that the user called.
 
 use std::{
-    env,
+    env, fs,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -41,6 +41,39 @@ impl Workspace {
     /// Where the tools that set-up builds are kept.
     pub fn tools(&self) -> PathBuf {
         self.target.join("tools")
+    }
+
+    /// Where the output of long steps is kept.
+    pub fn logs(&self) -> PathBuf {
+        self.tools().join("log")
+    }
+
+    /// Builds a program of crates.io into the tools' folder with the options
+    /// that `configure` adds, unless it is there.
+    pub fn install_tool(
+        &self,
+        name: &str,
+        version: &str,
+        step: &str,
+        configure: impl FnOnce(&mut Command),
+    ) -> Result<PathBuf> {
+        // A folder that stays after an interruption, so that the next try goes
+        // on from there; not the workspace's own, whose lock may be held.
+        let build = self.tools().join("build").join(name);
+        let mut command = self.cargo();
+        command
+            .args(["install", name, "--version", version, "--locked", "--root"])
+            .arg(self.tools())
+            .arg("--target-dir")
+            .arg(&build);
+        configure(&mut command);
+        cmd::logged(step, &mut command, &self.logs().join(name))?;
+        // It can be a gigabyte, and was only of use for this.
+        if build.is_dir() {
+            fs::remove_dir_all(&build)
+                .with_context(|| format!("{} cannot be removed", build.display()))?;
+        }
+        Ok(self.tools().join("bin").join(name))
     }
 
     /// The user's cargo, to be run in the workspace.
