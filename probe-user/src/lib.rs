@@ -4,5 +4,6 @@
 pub mod kernel;
 pub mod cli;
 pub mod config;
+pub mod export;
 pub mod snapshot;
 pub mod socket;
