@@ -5,5 +5,7 @@ pub mod kernel;
 pub mod cli;
 pub mod config;
 pub mod export;
+pub mod feed;
+pub mod process;
 pub mod snapshot;
 pub mod socket;
