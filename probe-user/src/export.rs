@@ -18,8 +18,8 @@ pub use negotiate::Format;
 pub struct Exposition {
     /// The snapshot; absent while there is none that is fresh.
     pub snapshot: Option<Arc<Snapshot>>,
-    /// The process that answers the scrape.
-    pub process: Process,
+    /// The process that answers the scrape, where it can be read.
+    pub process: Option<Process>,
 }
 
 impl Exposition {
@@ -172,7 +172,7 @@ pub(crate) mod sample {
     pub fn exposition() -> Exposition {
         Exposition {
             snapshot: Some(Arc::new(snapshot())),
-            process: process(),
+            process: Some(process()),
         }
     }
 }

@@ -25,6 +25,8 @@ const REUSE: Duration = Duration::from_millis(250);
 const MISSED: u32 = 5;
 /// A snapshot younger than this is always fresh.
 const FRESH: Duration = Duration::from_secs(3);
+/// How long loading and attaching may take; a slow machine needs seconds.
+const START: Duration = Duration::from_secs(30);
 
 /// What snapshots are taken from.
 pub trait Source {
@@ -72,6 +74,7 @@ pub struct Feed {
     latest: watch::Receiver<Option<Arc<Published>>>,
     questions: SyncSender<oneshot::Sender<Answer>>,
     stale_after: Duration,
+    started: Instant,
 }
 
 /// Why there is no snapshot or no answer.
@@ -100,6 +103,14 @@ impl Feed {
             return Err(Unavailable::Stale(age.as_secs()));
         }
         Ok(latest)
+    }
+
+    /// Whether the collector does its work; it may take its time to start.
+    pub fn health(&self) -> Result<(), Unavailable> {
+        match self.latest() {
+            Err(Unavailable::Starting) if self.started.elapsed() < START => Ok(()),
+            latest => latest.map(drop),
+        }
     }
 
     /// Waits until there is a first snapshot, or never will be.
@@ -171,6 +182,7 @@ pub fn spawn<S: Source>(
             latest,
             questions: questions.clone(),
             stale_after: FRESH.max(interval * MISSED),
+            started: Instant::now(),
         },
         Worker {
             stop,
@@ -343,6 +355,7 @@ mod tests {
             assert_eq!(worker.ended().await.unwrap_err().to_string(), "no BTF");
         });
         assert_eq!(feed.latest().unwrap_err(), Unavailable::Starting);
+        assert_eq!(feed.health(), Ok(()));
     }
 
     #[test]
@@ -355,6 +368,7 @@ mod tests {
             fake.failing.store(true, Ordering::Relaxed);
             tokio::time::sleep(TICK * 20).await;
             assert!(matches!(feed.latest(), Err(Unavailable::Stale(_))));
+            assert!(matches!(feed.health(), Err(Unavailable::Stale(_))));
             fake.failing.store(false, Ordering::Relaxed);
             feed.stale_after = Duration::from_secs(5);
             tokio::time::sleep(TICK * 20).await;

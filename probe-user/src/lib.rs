@@ -1,11 +1,12 @@
 //! edgeprobe: loads the kernel programs, reads their maps and shows what they
 //! counted. The binary is a thin shell over this library.
 
-pub mod kernel;
 pub mod cli;
 pub mod config;
 pub mod export;
 pub mod feed;
+pub mod kernel;
 pub mod process;
+pub mod server;
 pub mod snapshot;
 pub mod socket;

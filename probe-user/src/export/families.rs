@@ -95,7 +95,9 @@ impl Exposition {
                 )],
             );
         }
-        all.process(&self.process);
+        if let Some(process) = &self.process {
+            all.process(process);
+        }
         all.0
     }
 }
@@ -515,7 +517,7 @@ mod tests {
     fn without_a_snapshot_only_the_process_is_shown() {
         let exposition = Exposition {
             snapshot: None,
-            process: sample::process(),
+            process: Some(sample::process()),
         };
         let families = exposition.families();
         assert_eq!(families[0].name, "edgeprobe_daemon_up");
