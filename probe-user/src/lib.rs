@@ -2,10 +2,12 @@
 //! counted. The binary is a thin shell over this library.
 
 pub mod cli;
+pub mod commands;
 pub mod config;
 pub mod export;
 pub mod feed;
 pub mod kernel;
+pub mod logging;
 pub mod process;
 pub mod server;
 pub mod snapshot;

@@ -5,7 +5,7 @@
 pub enum Format {
     /// Prometheus text, version 0.0.4.
     Text,
-    /// OpenMetrics text, version 1.0.0.
+    /// `OpenMetrics` text, version 1.0.0.
     OpenMetrics,
     /// Prometheus protobuf, length-delimited; carries native histograms.
     Protobuf,

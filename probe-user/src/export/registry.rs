@@ -1,4 +1,4 @@
-//! OpenMetrics text and Prometheus protobuf, by the crate `prometheus-client`.
+//! `OpenMetrics` text and Prometheus protobuf, by the crate `prometheus-client`.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -20,7 +20,7 @@ use super::{Exposition, buckets};
 /// None of the metrics has exemplars.
 const NO_EXEMPLARS: Option<&HashMap<usize, Exemplar<NoLabelSet, f64>>> = None;
 
-/// OpenMetrics text, version 1.0.0.
+/// `OpenMetrics` text, version 1.0.0.
 pub fn open_metrics(exposition: Exposition) -> anyhow::Result<Vec<u8>> {
     let mut out = String::new();
     text::encode(&mut out, &registry(exposition)).context("cannot encode OpenMetrics")?;

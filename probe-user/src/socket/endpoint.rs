@@ -115,7 +115,7 @@ impl Endpoint {
     }
 }
 
-impl std::ops::Drop for Endpoint {
+impl Drop for Endpoint {
     fn drop(&mut self) {
         if let Ok(found) = fs::symlink_metadata(&self.socket)
             && self.bound == Some((found.dev(), found.ino()))

@@ -70,7 +70,7 @@ async fn client(mut stream: UnixStream, feed: &Feed, deadline: Duration) -> Resu
     let answer = match request {
         Ok(request) => timeout(deadline, answer(feed, request))
             .await
-            .unwrap_or_else(|_| Err(Unavailable::Busy))
+            .unwrap_or(Err(Unavailable::Busy))
             .map_err(|error| error.to_string()),
         // Whoever is no client of ours would not understand.
         Err(error @ (Error::NotEdgeprobe | Error::Truncated | Error::Io(_))) => return Err(error),
