@@ -16,6 +16,8 @@ use nix::unistd::Group;
 
 use crate::config::{DEFAULT_GROUP, Daemon};
 
+const HINT: &str = "run as root, or choose another place with --socket";
+
 /// The right to be the one daemon on a socket; given back on drop.
 #[derive(Debug)]
 pub struct Endpoint {
@@ -49,12 +51,7 @@ impl Endpoint {
                 .recursive(true)
                 .mode(0o755)
                 .create(directory)
-                .with_context(|| {
-                    format!(
-                        "cannot create {}: run as root, or choose another place with --socket",
-                        directory.display()
-                    )
-                })?;
+                .with_context(|| format!("cannot create {}; {HINT}", directory.display()))?;
         }
         let mut lock = socket.clone().into_os_string();
         lock.push(".lock");
@@ -154,7 +151,7 @@ fn access(group: Option<&str>) -> anyhow::Result<Access> {
 /// Locks a file that its last owner removes: one that was removed between
 /// opening and locking is not the lock any more.
 fn take(path: &Path) -> anyhow::Result<File> {
-    let failed = || format!("cannot lock {}", path.display());
+    let failed = || format!("cannot lock {}; {HINT}", path.display());
     loop {
         let mut file = OpenOptions::new()
             .read(true)
