@@ -2,7 +2,9 @@
 //! to `edgeprobe top`.
 
 pub mod client;
+pub mod endpoint;
 pub mod protocol;
+pub mod server;
 
 pub use client::fetch;
 pub use protocol::{Error, Request};

@@ -162,6 +162,12 @@ pub async fn write<W: AsyncWrite + Unpin>(
     Ok(())
 }
 
+/// A whole error frame, for who cannot wait until it is written.
+pub fn error_frame(text: &str) -> Vec<u8> {
+    let text = &text.as_bytes()[..text.len().min(MAX_REQUEST as usize)];
+    [&header(Kind::Error, text.len() as u32)[..], text].concat()
+}
+
 /// Reads the body of a frame of the kind `expected`; `limit` bounds it.
 ///
 /// The memory for it grows with what arrives, not with what the header claims.

@@ -1,0 +1,5 @@
+//! The subcommands.
+
+pub mod daemon;
+pub mod exporter;
+mod signals;
