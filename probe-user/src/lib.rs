@@ -2,8 +2,10 @@
 //! counted. The binary is a thin shell over this library.
 
 pub mod cli;
+pub mod collector;
 pub mod commands;
 pub mod config;
+pub mod doctor;
 pub mod export;
 pub mod feed;
 pub mod kernel;
@@ -12,3 +14,5 @@ pub mod process;
 pub mod server;
 pub mod snapshot;
 pub mod socket;
+pub mod style;
+pub mod top;

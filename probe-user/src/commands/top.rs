@@ -1,9 +1,11 @@
 //! `edgeprobe top`.
 
 use std::io::{self, ErrorKind, Write};
+use std::process::ExitCode;
 use std::thread;
+use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 
 use crate::cli::TopArgs;
 use crate::config::Config;
@@ -14,8 +16,17 @@ use crate::top::{feed, once, terminal};
 /// interval is at most 60 s and by default 1 s.
 const OLD_SECONDS: f64 = 10.0;
 
+/// Intervals that make sense.
+const INTERVALS: std::ops::RangeInclusive<Duration> =
+    Duration::from_millis(100)..=Duration::from_secs(3600);
+
 /// Shows the live view, or prints one report.
-pub fn run(args: &TopArgs) -> anyhow::Result<()> {
+pub fn run(args: &TopArgs) -> anyhow::Result<ExitCode> {
+    ensure!(
+        INTERVALS.contains(&args.interval),
+        "--interval: {:?} is not between 100ms and 1h",
+        args.interval
+    );
     if !args.once {
         terminal::check()?;
     }
@@ -26,7 +37,8 @@ pub fn run(args: &TopArgs) -> anyhow::Result<()> {
         .into_owned();
     let mut feed = feed::open(&config)?;
     if !args.once {
-        return terminal::run(feed, host, args.interval);
+        terminal::run(feed, host, args.interval)?;
+        return Ok(ExitCode::SUCCESS);
     }
     if feed.is_new() {
         thread::sleep(args.interval);
@@ -34,7 +46,10 @@ pub fn run(args: &TopArgs) -> anyhow::Result<()> {
     let snapshot = feed.fetch(args.json)?;
     let age = terminal::now_seconds() - snapshot.timestamp_seconds;
     if age > OLD_SECONDS {
-        eprintln!("warning: the snapshot of the {} is {age:.0} s old", feed.origin());
+        eprintln!(
+            "warning: the snapshot of the {} is {age:.0} s old",
+            feed.origin()
+        );
     }
     // What was loaded for this is detached before anything is printed.
     drop(feed);
@@ -45,7 +60,8 @@ pub fn run(args: &TopArgs) -> anyhow::Result<()> {
     } else {
         once::report(&snapshot, &host, Style::of_stdout())
     };
-    print(&text)
+    print(&text)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Writes to stdout; a reader that has enough is no failure.

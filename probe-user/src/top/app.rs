@@ -162,7 +162,10 @@ impl AppState {
         let (mut main, mut below) = self.screen.tables(source);
         main.retain(&self.filter);
         let place = self.place();
-        let sorted = place.sort.or(main.sort).map(|column| (column, place.reverse));
+        let sorted = place
+            .sort
+            .or(main.sort)
+            .map(|column| (column, place.reverse));
         match sorted {
             Some((column, reverse)) => main.sort_by(column, reverse),
             None if place.reverse => main.rows.reverse(),

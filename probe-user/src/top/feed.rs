@@ -158,16 +158,21 @@ mod tests {
     fn the_feed_goes_on_after_a_failure_and_ends_when_hung_up_on() {
         let (connections, wanted) = channel();
         let (sender, messages) = channel();
-        let worker =
-            thread::spawn(move || run(Box::new(Fake(0)), Duration::from_millis(1), &wanted, &sender));
+        let worker = thread::spawn(move || {
+            run(
+                Box::new(Fake(0)),
+                Duration::from_millis(1),
+                &wanted,
+                &sender,
+            )
+        });
         let next = || messages.recv_timeout(Duration::from_secs(10)).unwrap();
         assert!(matches!(next(), Message::Snapshot(s) if s.connections.is_empty()));
         assert!(matches!(next(), Message::Failed(error) if error == "gone"));
         assert!(matches!(next(), Message::Snapshot(_)));
         connections.send(true).unwrap();
-        let filled = (0..1000).any(
-            |_| matches!(next(), Message::Snapshot(s) if s.connections.len() == 2),
-        );
+        let filled =
+            (0..1000).any(|_| matches!(next(), Message::Snapshot(s) if s.connections.len() == 2));
         assert!(filled, "connections are read once they are asked for");
         drop(connections);
         worker.join().unwrap();
@@ -177,8 +182,9 @@ mod tests {
     fn asking_for_connections_does_not_wait_for_the_interval() {
         let (connections, wanted) = channel();
         let (sender, messages) = channel();
-        let worker =
-            thread::spawn(move || run(Box::new(Fake(2)), Duration::from_secs(60), &wanted, &sender));
+        let worker = thread::spawn(move || {
+            run(Box::new(Fake(2)), Duration::from_secs(60), &wanted, &sender)
+        });
         let next = || messages.recv_timeout(Duration::from_secs(10)).unwrap();
         assert!(matches!(next(), Message::Snapshot(_)));
         connections.send(true).unwrap();

@@ -89,10 +89,7 @@ pub const KEYMAP: &[Binding] = &[
         "Tab Right",
         "next screen",
         "Tab next",
-        &[
-            (KeyCode::Tab, Action::Next),
-            (KeyCode::Right, Action::Next),
-        ],
+        &[(KeyCode::Tab, Action::Next), (KeyCode::Right, Action::Next)],
     ),
     binding(
         "Shift-Tab Left",

@@ -56,7 +56,11 @@ fn series(labels: TcpLabels, opened: u64, open: u64) -> TcpSeries {
         retransmits: counts(&Retransmit::NAMES, &[("syn", 1), ("fast", opened / 100)]),
         spurious_retransmits: opened / 1000,
         out_of_order: opened / 500,
-        rtt: histogram(&[(180, opened), (2_400, opened / 10 + 1), (41_000, opened / 200)]),
+        rtt: histogram(&[
+            (180, opened),
+            (2_400, opened / 10 + 1),
+            (41_000, opened / 200),
+        ]),
         handshake: histogram(&[(190, opened), (1_030_000, opened / 50 + 1)]),
         duration: histogram(&[(3_000, opened)]),
     }
@@ -101,8 +105,18 @@ pub fn snapshot() -> Snapshot {
         tcp,
         resets: vec![
             reset(labels("none", "", ""), "sent", "NO_SOCKET", 311),
-            reset(labels("server", "nginx", "public"), "received", "unavailable", 2_018),
-            reset(labels("server", "nginx", "public"), "sent", "TCP_ABORT_ON_CLOSE", 9),
+            reset(
+                labels("server", "nginx", "public"),
+                "received",
+                "unavailable",
+                2_018,
+            ),
+            reset(
+                labels("server", "nginx", "public"),
+                "sent",
+                "TCP_ABORT_ON_CLOSE",
+                9,
+            ),
         ],
         listeners: vec![
             Listener {
@@ -213,7 +227,11 @@ pub fn snapshot() -> Snapshot {
             },
         ],
         programs: vec![
-            program("set_state", "tp_btf/inet_sock_set_state", Some((4_000_000, 1.0))),
+            program(
+                "set_state",
+                "tp_btf/inet_sock_set_state",
+                Some((4_000_000, 1.0)),
+            ),
             program("probe", "tp_btf/tcp_probe", None),
             Program {
                 attached: false,

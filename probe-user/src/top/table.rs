@@ -61,6 +61,19 @@ pub struct Column<R> {
     pub value: fn(&R, Basis) -> Value,
 }
 
+/// Column definitions of rows of a type: title, kind, rank and value of each.
+macro_rules! columns {
+    ($row:ty; $($title:literal $kind:ident $rank:literal $value:expr;)+) => {
+        &[$($crate::top::table::Column::<$row> {
+            title: $title,
+            kind: $crate::top::table::Kind::$kind,
+            rank: $rank,
+            value: $value,
+        }),+]
+    };
+}
+pub(crate) use columns;
+
 /// Heading of a column.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Heading {
@@ -130,7 +143,7 @@ impl Table {
             .iter()
             .filter_map(|row| row.get(column))
             .find(|value| **value != Value::Missing)
-            .is_none_or(|value| matches!(value, Value::Text(_)))
+            .is_some_and(|value| matches!(value, Value::Text(_)))
     }
 
     /// Sorts by a column: numbers from the largest, text from the first letter,
@@ -161,7 +174,12 @@ impl Table {
 
     /// Lays the table out in lines of at most `width` columns: first the
     /// columns of the highest rank go, then the widest text is cut.
-    pub fn lay_out(&self, width: Option<usize>, sorted: Option<(usize, bool)>, style: Style) -> Layout {
+    pub fn lay_out(
+        &self,
+        width: Option<usize>,
+        sorted: Option<(usize, bool)>,
+        style: Style,
+    ) -> Layout {
         let cells: Vec<Vec<String>> = self
             .rows
             .iter()
@@ -174,7 +192,11 @@ impl Table {
             .map(|(i, heading)| match sorted {
                 Some((column, reverse)) if column == i => {
                     let up = self.is_text(i) != reverse;
-                    let mark = if up { style.pick("▲", "^") } else { style.pick("▼", "v") };
+                    let mark = if up {
+                        style.pick("▲", "^")
+                    } else {
+                        style.pick("▼", "v")
+                    };
                     format!("{}{mark}", heading.title)
                 }
                 _ => heading.title.clone(),
@@ -333,7 +355,7 @@ mod tests {
         assert_eq!(rates.heading, "name   now  seen/s");
         assert_eq!(rates.rows[0], "nginx    5     250");
         let unknown = table(Basis::Rates(None)).lay_out(None, None, Style::PLAIN);
-        assert_eq!(unknown.rows[0], "nginx    5  -");
+        assert_eq!(unknown.rows[0], "nginx    5       -");
     }
 
     #[test]
@@ -377,7 +399,7 @@ mod tests {
     fn a_table_without_rows_has_headings() {
         let empty = Table::build("t", "none", "", COLUMNS, &[], Basis::Totals);
         let layout = empty.lay_out(Some(80), Some((0, false)), Style::PLAIN);
-        assert_eq!(layout.heading, "name^  now  seen");
+        assert_eq!(layout.heading, "namev  now  seen");
         assert!(layout.rows.is_empty());
     }
 

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use super::delta::Delta;
 use super::format::Value;
-use super::table::{Basis, Column, Kind, Table};
+use super::table::{Basis, Column, Table, columns};
 use crate::snapshot::{
     Connection, Device, DeviceTraffic, Drop, Histogram, Listener, Lost, MapUse, PacketFlow,
     Program, Reset, Snapshot, TcpSeries,
@@ -68,12 +68,6 @@ struct Counted<'a, T> {
 /// Text cell.
 fn text(text: &str) -> Value {
     Value::Text(text.to_owned())
-}
-
-macro_rules! columns {
-    ($row:ty; $($title:literal $kind:ident $rank:literal $value:expr;)+) => {
-        &[$(Column::<$row> { title: $title, kind: Kind::$kind, rank: $rank, value: $value }),+]
-    };
 }
 
 struct Service<'a> {
@@ -448,8 +442,15 @@ mod tests {
     fn programs_show_time_a_run_only_where_it_is_measured() {
         let old = sample::snapshot();
         let table = programs(Source::totals(&old));
-        assert_eq!(cell(&table, 0, "attached"), "no", "what is missing is first");
-        assert_eq!(cell(&table, 1, "time a run"), "250 us".replace("250 us", "0.25 us"));
+        assert_eq!(
+            cell(&table, 0, "attached"),
+            "no",
+            "what is missing is first"
+        );
+        assert_eq!(
+            cell(&table, 1, "time a run"),
+            "250 us".replace("250 us", "0.25 us")
+        );
         assert_eq!(cell(&table, 2, "time a run"), "-");
     }
 

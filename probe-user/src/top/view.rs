@@ -22,7 +22,9 @@ const MAIN_LINES: u16 = 8;
 pub fn view(state: &AppState, frame: &mut Frame) {
     let problems = problems(state);
     let height = frame.area().height;
-    let shown = problems.len().min(if height < 16 { 1 } else { MAX_PROBLEMS });
+    let shown = problems
+        .len()
+        .min(if height < 16 { 1 } else { MAX_PROBLEMS });
     let [header, tabs, warnings, body, footer] = Layout::vertical([
         Constraint::Length(1),
         Constraint::Length(1),
@@ -160,7 +162,9 @@ fn draw_tables(state: &AppState, frame: &mut Frame, area: Rect) {
     }
     // Tables below take what the first leaves, whole lines from the bottom.
     let wanted = main.rows.len().max(1) as u16 + 2;
-    let mut spare = area.height.saturating_sub(wanted.clamp(MAIN_LINES, area.height / 2 + MAIN_LINES));
+    let mut spare = area
+        .height
+        .saturating_sub(wanted.clamp(MAIN_LINES, area.height / 2 + MAIN_LINES));
     let mut heights = Vec::new();
     for table in &below {
         let height = (table.rows.len().max(1) as u16 + 3).min(spare);
@@ -170,7 +174,10 @@ fn draw_tables(state: &AppState, frame: &mut Frame, area: Rect) {
         heights.push(height);
     }
     let top = area.height - heights.iter().sum::<u16>();
-    let mut row = Rect { height: top, ..area };
+    let mut row = Rect {
+        height: top,
+        ..area
+    };
     draw_table(state, frame, row, &main, sorted, true);
     for (table, height) in below.iter().zip(heights) {
         row = Rect {
@@ -215,8 +222,16 @@ fn draw_table(
     if total > room && room > 0 {
         title.push_str(&format!("  {}-{} of {total}", first + 1, first + room));
     }
-    if layout.hidden > 0 {
-        title.push_str(&format!("  +{} columns in a wider window", layout.hidden));
+    if layout.hidden > 0 && total > 0 {
+        let columns = if layout.hidden == 1 {
+            "column"
+        } else {
+            "columns"
+        };
+        title.push_str(&format!(
+            "  {} more {columns} in a wider window",
+            layout.hidden
+        ));
     }
     if let Some((column, _)) = sorted
         && !layout.heading.contains(&table.headings[column].title)
@@ -255,7 +270,12 @@ fn cost_text(state: &AppState, seen: &Seen) -> String {
     let change = seen.change.as_ref();
     let cpu = change.and_then(|c| Some(c.cpu_seconds? / c.seconds));
     let basis = Basis::Rates(change.map(|change| change.seconds));
-    once::cost(&seen.snapshot, cpu.map_or(Value::Missing, Value::Ratio), basis, state.style)
+    once::cost(
+        &seen.snapshot,
+        cpu.map_or(Value::Missing, Value::Ratio),
+        basis,
+        state.style,
+    )
 }
 
 fn footer_text(state: &AppState) -> String {
