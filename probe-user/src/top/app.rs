@@ -71,6 +71,17 @@ pub struct Seen {
     pub change: Option<Delta>,
 }
 
+/// The tables of a screen.
+#[derive(Clone, Debug)]
+pub struct Tables {
+    /// The one that can be sorted and moved in.
+    pub main: Table,
+    /// The column it is sorted by, and whether in reverse.
+    pub sorted: Option<(usize, bool)>,
+    /// Those below.
+    pub below: Vec<Table>,
+}
+
 /// Everything the view draws.
 #[derive(Clone, Debug)]
 pub struct AppState {
@@ -80,8 +91,8 @@ pub struct AppState {
     pub origin: String,
     /// What the terminal can show.
     pub style: Style,
-    /// Seconds without a newer snapshot after which the data are called stale.
-    pub stale_seconds: f64,
+    /// Seconds between two snapshots.
+    pub interval_seconds: f64,
     /// Time of the last tick, seconds since 1970.
     pub now_seconds: f64,
     /// The screen.
@@ -131,7 +142,7 @@ impl AppState {
             host,
             origin,
             style,
-            stale_seconds: (3.0 * interval_seconds).max(5.0),
+            interval_seconds,
             now_seconds: 0.0,
             screen: Screen::Services,
             places: [Place::default(); 4],
@@ -154,9 +165,8 @@ impl AppState {
         self.places[self.screen as usize]
     }
 
-    /// The tables of the current screen, the first filtered and sorted, and the
-    /// column and direction it is sorted by.
-    pub fn tables(&self) -> Option<(Table, Option<(usize, bool)>, Vec<Table>)> {
+    /// The tables of the current screen, the first filtered and sorted.
+    pub fn tables(&self) -> Option<Tables> {
         let seen = self.shown()?;
         let source = Source::rates(&seen.snapshot, seen.change.as_ref());
         let (mut main, mut below) = self.screen.tables(source);
@@ -176,7 +186,11 @@ impl AppState {
                 table.sort_by(column, false);
             }
         }
-        Some((main, sorted, below))
+        Some(Tables {
+            main,
+            sorted,
+            below,
+        })
     }
 
     /// Applies a message.
@@ -195,12 +209,8 @@ impl AppState {
     fn take(&mut self, snapshot: Snapshot) {
         self.error = None;
         let change = match &mut self.latest {
-            // Asked again before the daemon took a new one: the rates stay.
-            Some(latest)
-                if latest.snapshot.timestamp_seconds == snapshot.timestamp_seconds
-                    && latest.snapshot.start_seconds == snapshot.start_seconds =>
-            {
-                latest.snapshot = snapshot;
+            Some(latest) if is_same(&latest.snapshot, &snapshot, self.interval_seconds / 4.0) => {
+                latest.snapshot.connections = snapshot.connections;
                 return;
             }
             Some(latest) => Delta::between(&latest.snapshot, &snapshot),
@@ -233,7 +243,7 @@ impl AppState {
             return None;
         }
         let screens = Screen::ALL.len();
-        let rows = |state: &Self| state.tables().map_or(0, |(main, ..)| main.rows.len());
+        let rows = |state: &Self| state.tables().map_or(0, |tables| tables.main.rows.len());
         match action {
             Action::Quit => return Some(Effect::Quit),
             Action::Screen(number) => return self.go(number),
@@ -277,14 +287,21 @@ impl AppState {
     }
 
     fn sort_next(&mut self) {
-        let Some((table, sorted, _)) = self.tables() else {
+        let Some(Tables { main, sorted, .. }) = self.tables() else {
             return;
         };
-        let next = sorted.map_or(0, |(column, _)| column + 1) % table.headings.len().max(1);
+        let next = sorted.map_or(0, |(column, _)| column + 1) % main.headings.len().max(1);
         let place = &mut self.places[self.screen as usize];
         place.sort = Some(next);
         place.reverse = false;
     }
+}
+
+/// Whether two snapshots lie too close together for rates: asked again before
+/// the daemon took a new one, or out of turn for the connections.
+fn is_same(old: &Snapshot, new: &Snapshot, seconds: f64) -> bool {
+    let apart = new.timestamp_seconds - old.timestamp_seconds;
+    old.start_seconds == new.start_seconds && (0.0..seconds).contains(&apart)
 }
 
 #[cfg(test)]
@@ -315,8 +332,9 @@ mod tests {
     }
 
     fn first_column(state: &AppState, column: usize) -> Vec<String> {
-        let (table, ..) = state.tables().unwrap();
-        table
+        let tables = state.tables().unwrap();
+        tables
+            .main
             .rows
             .iter()
             .map(|row| row[column].show(Style::PLAIN))
@@ -363,11 +381,11 @@ mod tests {
     #[test]
     fn sorting_cycles_and_reverses() {
         let mut state = state();
-        assert_eq!(state.tables().unwrap().1, Some((4, false)), "opened/s");
+        assert_eq!(state.tables().unwrap().sorted, Some((4, false)), "opened/s");
         assert_eq!(first_column(&state, 1)[0], "nginx");
         press(&mut state, KeyCode::Char('r'));
         assert_eq!(first_column(&state, 1)[3], "nginx");
-        let columns = state.tables().unwrap().0.headings.len();
+        let columns = state.tables().unwrap().main.headings.len();
         for _ in 0..columns - 3 {
             press(&mut state, KeyCode::Char('s'));
         }
@@ -415,12 +433,17 @@ mod tests {
     }
 
     #[test]
-    fn the_same_snapshot_again_keeps_its_rates() {
+    fn a_snapshot_out_of_turn_brings_connections_and_keeps_the_rates() {
         let mut state = state();
-        let again = state.latest.as_ref().unwrap().snapshot.clone();
-        state.update(Message::Failed("gone".into()));
-        state.update(Message::Snapshot(Box::new(again)));
-        assert_eq!(state.error, None);
-        assert_eq!(state.shown().unwrap().change.as_ref().unwrap().seconds, 2.0);
+        for apart in [0.0, 0.3] {
+            let mut again = sample::later(&state.latest.as_ref().unwrap().snapshot, apart);
+            again.connections.truncate(1);
+            state.update(Message::Failed("gone".into()));
+            state.update(Message::Snapshot(Box::new(again)));
+            assert_eq!(state.error, None);
+            let seen = state.shown().unwrap();
+            assert_eq!(seen.change.as_ref().unwrap().seconds, 2.0);
+            assert_eq!(seen.snapshot.connections.len(), 1);
+        }
     }
 }

@@ -164,7 +164,7 @@ mod tests {
                 Duration::from_millis(1),
                 &wanted,
                 &sender,
-            )
+            );
         });
         let next = || messages.recv_timeout(Duration::from_secs(10)).unwrap();
         assert!(matches!(next(), Message::Snapshot(s) if s.connections.is_empty()));
@@ -183,7 +183,7 @@ mod tests {
         let (connections, wanted) = channel();
         let (sender, messages) = channel();
         let worker = thread::spawn(move || {
-            run(Box::new(Fake(2)), Duration::from_secs(60), &wanted, &sender)
+            run(Box::new(Fake(2)), Duration::from_secs(60), &wanted, &sender);
         });
         let next = || messages.recv_timeout(Duration::from_secs(10)).unwrap();
         assert!(matches!(next(), Message::Snapshot(_)));

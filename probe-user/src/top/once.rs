@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::format::{Value, duration};
 use super::health;
-use super::table::{Basis, Table};
+use super::table::Table;
 use super::tables::{self, Source};
 use crate::snapshot::Snapshot;
 use crate::style::Style;
@@ -41,12 +41,8 @@ pub fn report(snapshot: &Snapshot, host: &str, style: Style) -> String {
         section(&mut text, table, style);
     }
     let watched = snapshot.timestamp_seconds - snapshot.process.start_seconds;
-    let cpu = if watched > 0.0 {
-        Value::Ratio(snapshot.process.cpu_seconds / watched)
-    } else {
-        Value::Missing
-    };
-    let cost = cost(snapshot, cpu, Basis::Totals, style);
+    let share = (watched > 0.0).then(|| snapshot.process.cpu_seconds / watched);
+    let cost = cost(snapshot, share, "since its start", style);
     let _ = writeln!(text, "\nown cost\n  {cost}");
     section(&mut text, &tables::programs(source), style);
     section(&mut text, &tables::maps(source), style);
@@ -66,17 +62,14 @@ fn section(text: &mut String, table: &Table, style: Style) {
     }
 }
 
-/// The cost of the process in one line.
-pub fn cost(snapshot: &Snapshot, cpu: Value, basis: Basis, style: Style) -> String {
+/// The cost of the process in one line; `share` is the part of one core that it
+/// used in the time that `when` names.
+pub fn cost(snapshot: &Snapshot, share: Option<f64>, when: &str, style: Style) -> String {
     let process = &snapshot.process;
     let maps: u64 = snapshot.maps.iter().map(|map| map.memory_bytes).sum();
-    let since = match basis {
-        Basis::Totals => "since its start",
-        Basis::Rates(_) => "now",
-    };
     format!(
-        "CPU {} of one core {since}, RSS {}, kernel maps {}, snapshot {}, {} descriptors",
-        cpu.show(style),
+        "CPU {} of one core {when}, RSS {}, kernel maps {}, snapshot {}, {} descriptors",
+        share.map_or(Value::Missing, Value::Ratio).show(style),
         Value::Bytes(process.resident_bytes).show(style),
         Value::Bytes(maps).show(style),
         duration(snapshot.duration_seconds, style),

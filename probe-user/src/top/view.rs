@@ -6,13 +6,15 @@ use ratatui::style::{Color, Modifier, Style as Look};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::Paragraph;
 
-use super::app::{AppState, Screen, Seen};
-use super::format::{Value, duration};
+use super::app::{AppState, Screen, Seen, Tables};
+use super::format::duration;
 use super::health;
 use super::keys::KEYMAP;
 use super::once;
-use super::table::{Basis, Table, cut};
+use super::table::{Table, cut};
 
+/// Age in seconds from which data are called stale, where the interval is short.
+const STALE_AFTER: f64 = 5.0;
 /// Lines that problems may take.
 const MAX_PROBLEMS: usize = 3;
 /// Lines that the first table keeps before others get room below it.
@@ -107,7 +109,7 @@ fn problems(state: &AppState) -> Vec<String> {
     }
     if let Some(seen) = state.shown() {
         let age = state.now_seconds - seen.snapshot.timestamp_seconds;
-        if age > state.stale_seconds && state.held.is_none() {
+        if age > STALE_AFTER.max(3.0 * state.interval_seconds) && state.held.is_none() {
             let age = duration(age, state.style);
             problems.push(format!("stale: the last snapshot is {age} old"));
         }
@@ -145,7 +147,15 @@ fn draw_help(state: &AppState, frame: &mut Frame, area: Rect) {
 }
 
 fn draw_tables(state: &AppState, frame: &mut Frame, area: Rect) {
-    let (Some(seen), Some((main, sorted, below))) = (state.shown(), state.tables()) else {
+    let (
+        Some(seen),
+        Some(Tables {
+            main,
+            sorted,
+            below,
+        }),
+    ) = (state.shown(), state.tables())
+    else {
         let text = match state.error {
             Some(_) => "no snapshot yet",
             None => "waiting for the first snapshot",
@@ -268,14 +278,8 @@ fn draw_table(
 
 fn cost_text(state: &AppState, seen: &Seen) -> String {
     let change = seen.change.as_ref();
-    let cpu = change.and_then(|c| Some(c.cpu_seconds? / c.seconds));
-    let basis = Basis::Rates(change.map(|change| change.seconds));
-    once::cost(
-        &seen.snapshot,
-        cpu.map_or(Value::Missing, Value::Ratio),
-        basis,
-        state.style,
-    )
+    let share = change.and_then(|change| Some(change.cpu_seconds? / change.seconds));
+    once::cost(&seen.snapshot, share, "now", state.style)
 }
 
 fn footer_text(state: &AppState) -> String {
