@@ -79,6 +79,8 @@ pub fn cost(snapshot: &Snapshot, share: Option<f64>, when: &str, style: Style) -
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use crate::top::sample;
 
@@ -90,5 +92,57 @@ mod tests {
     #[test]
     fn report_of_an_idle_host_says_that_there_is_nothing() {
         insta::assert_snapshot!(report(&Snapshot::default(), "web1", Style::PLAIN));
+    }
+
+    const DOCUMENT: &str = include_str!("../../../docs/json.md");
+
+    /// Paths of all fields: `tcp[].rtt.slots`.
+    fn paths(value: &serde_json::Value, path: &str, found: &mut BTreeSet<String>) {
+        match value {
+            serde_json::Value::Object(fields) => {
+                for (name, value) in fields {
+                    let path = if path.is_empty() {
+                        name.clone()
+                    } else {
+                        format!("{path}.{name}")
+                    };
+                    paths(value, &path, found);
+                    found.insert(path);
+                }
+            }
+            serde_json::Value::Array(items) => {
+                for item in items {
+                    paths(item, &format!("{path}[]"), found);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn every_field_of_the_json_form_is_documented() {
+        let mut found = BTreeSet::new();
+        let json = serde_json::to_value(sample::snapshot()).unwrap();
+        paths(&json, "", &mut found);
+        assert!(found.len() > 80, "the sample has all fields");
+        for path in found {
+            // Counters by reason are named in the text of their field.
+            let (parent, name) = path.rsplit_once('.').unwrap_or(("", &path));
+            let by_reason = ["closed", "connect_failures", "retransmits"]
+                .iter()
+                .any(|field| parent.ends_with(field));
+            let shown = if by_reason { name } else { &path };
+            assert!(DOCUMENT.contains(&format!("`{shown}`")), "{path}");
+        }
+    }
+
+    #[test]
+    fn the_documented_example_is_a_snapshot_of_this_schema() {
+        let (_, example) = DOCUMENT.split_once("```json\n").unwrap();
+        let (example, _) = example.split_once("```").unwrap();
+        let snapshot: Snapshot = serde_json::from_str(example).unwrap();
+        assert_eq!(snapshot.schema, crate::snapshot::SCHEMA);
+        assert!(!snapshot.tcp.is_empty() && !snapshot.programs.is_empty());
+        assert!(DOCUMENT.contains(&format!("now **{}**", crate::snapshot::SCHEMA)));
     }
 }
