@@ -69,6 +69,8 @@ pub struct Seen {
     pub snapshot: Snapshot,
     /// The change; `None` for the first of a run of the daemon.
     pub change: Option<Delta>,
+    /// Whether live connections were asked for.
+    pub connections: bool,
 }
 
 /// The tables of a screen.
@@ -119,7 +121,12 @@ pub enum Message {
     /// A key was pressed.
     Key(KeyEvent),
     /// A snapshot arrived.
-    Snapshot(Box<Snapshot>),
+    Snapshot {
+        /// The snapshot.
+        snapshot: Box<Snapshot>,
+        /// Whether live connections were asked for.
+        connections: bool,
+    },
     /// No snapshot could be had.
     Failed(String),
     /// Time passed; seconds since 1970.
@@ -170,6 +177,9 @@ impl AppState {
         let seen = self.shown()?;
         let source = Source::rates(&seen.snapshot, seen.change.as_ref());
         let (mut main, mut below) = self.screen.tables(source);
+        if self.screen == Screen::Flows && !seen.connections {
+            main.empty = "connections are not read yet";
+        }
         main.retain(&self.filter);
         let place = self.place();
         let sorted = place
@@ -198,7 +208,10 @@ impl AppState {
         match message {
             Message::Tick(now) => self.now_seconds = now,
             Message::Failed(error) => self.error = Some(error),
-            Message::Snapshot(snapshot) => self.take(*snapshot),
+            Message::Snapshot {
+                snapshot,
+                connections,
+            } => self.take(*snapshot, connections),
             Message::Key(key) if keys::is_interrupt(key) => return Some(Effect::Quit),
             Message::Key(key) if self.typing => self.type_filter(key),
             Message::Key(key) => return self.act(keys::action(key)?, key.code),
@@ -206,17 +219,22 @@ impl AppState {
         None
     }
 
-    fn take(&mut self, snapshot: Snapshot) {
+    fn take(&mut self, snapshot: Snapshot, connections: bool) {
         self.error = None;
         let change = match &mut self.latest {
             Some(latest) if is_same(&latest.snapshot, &snapshot, self.interval_seconds / 4.0) => {
                 latest.snapshot.connections = snapshot.connections;
+                latest.connections = connections;
                 return;
             }
             Some(latest) => Delta::between(&latest.snapshot, &snapshot),
             None => None,
         };
-        self.latest = Some(Seen { snapshot, change });
+        self.latest = Some(Seen {
+            snapshot,
+            change,
+            connections,
+        });
     }
 
     fn type_filter(&mut self, key: KeyEvent) {
@@ -316,9 +334,16 @@ mod tests {
         let mut state = AppState::new("web1".into(), "daemon".into(), Style::PLAIN, 2.0);
         let old = sample::snapshot();
         let new = sample::later(&old, 2.0);
-        state.update(Message::Snapshot(Box::new(old)));
-        state.update(Message::Snapshot(Box::new(new)));
+        state.update(arrival(old));
+        state.update(arrival(new));
         state
+    }
+
+    fn arrival(snapshot: Snapshot) -> Message {
+        Message::Snapshot {
+            snapshot: Box::new(snapshot),
+            connections: true,
+        }
     }
 
     fn press(state: &mut AppState, code: KeyCode) -> Option<Effect> {
@@ -423,7 +448,7 @@ mod tests {
         press(&mut state, KeyCode::Char('p'));
         for _ in 0..2 {
             let next = sample::later(&state.latest.as_ref().unwrap().snapshot, 2.0);
-            state.update(Message::Snapshot(Box::new(next)));
+            state.update(arrival(next));
         }
         assert_eq!(state.shown().unwrap().snapshot.timestamp_seconds, shown);
         press(&mut state, KeyCode::Char('p'));
@@ -439,7 +464,7 @@ mod tests {
             let mut again = sample::later(&state.latest.as_ref().unwrap().snapshot, apart);
             again.connections.truncate(1);
             state.update(Message::Failed("gone".into()));
-            state.update(Message::Snapshot(Box::new(again)));
+            state.update(arrival(again));
             assert_eq!(state.error, None);
             let seen = state.shown().unwrap();
             assert_eq!(seen.change.as_ref().unwrap().seconds, 2.0);

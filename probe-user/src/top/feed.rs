@@ -102,7 +102,10 @@ pub fn run(
     loop {
         let next = Instant::now() + interval;
         let message = match feed.fetch(wanted) {
-            Ok(snapshot) => Message::Snapshot(Box::new(snapshot)),
+            Ok(snapshot) => Message::Snapshot {
+                snapshot: Box::new(snapshot),
+                connections: wanted,
+            },
             Err(error) => Message::Failed(format!("{error:#}")),
         };
         if messages.send(message).is_err() {
@@ -167,12 +170,18 @@ mod tests {
             );
         });
         let next = || messages.recv_timeout(Duration::from_secs(10)).unwrap();
-        assert!(matches!(next(), Message::Snapshot(s) if s.connections.is_empty()));
+        assert!(matches!(
+            next(),
+            Message::Snapshot {
+                connections: false,
+                ..
+            }
+        ));
         assert!(matches!(next(), Message::Failed(error) if error == "gone"));
-        assert!(matches!(next(), Message::Snapshot(_)));
+        assert!(matches!(next(), Message::Snapshot { .. }));
         connections.send(true).unwrap();
         let filled =
-            (0..1000).any(|_| matches!(next(), Message::Snapshot(s) if s.connections.len() == 2));
+            (0..1000).any(|_| matches!(next(), Message::Snapshot { snapshot, connections: true } if snapshot.connections.len() == 2));
         assert!(filled, "connections are read once they are asked for");
         drop(connections);
         worker.join().unwrap();
@@ -186,9 +195,11 @@ mod tests {
             run(Box::new(Fake(2)), Duration::from_secs(60), &wanted, &sender);
         });
         let next = || messages.recv_timeout(Duration::from_secs(10)).unwrap();
-        assert!(matches!(next(), Message::Snapshot(_)));
+        assert!(matches!(next(), Message::Snapshot { .. }));
         connections.send(true).unwrap();
-        assert!(matches!(next(), Message::Snapshot(s) if s.connections.len() == 2));
+        assert!(
+            matches!(next(), Message::Snapshot { snapshot, connections: true } if snapshot.connections.len() == 2)
+        );
         drop(connections);
         worker.join().unwrap();
     }

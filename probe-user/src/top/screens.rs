@@ -26,6 +26,13 @@ fn text(state: &AppState, width: u16, height: u16) -> String {
     draw(state, width, height).backend().to_string()
 }
 
+fn arrival(snapshot: Snapshot) -> Message {
+    Message::Snapshot {
+        snapshot: Box::new(snapshot),
+        connections: true,
+    }
+}
+
 fn press(state: &mut AppState, keys: &str) {
     for key in keys.chars() {
         let key = KeyEvent::new(KeyCode::Char(key), KeyModifiers::NONE);
@@ -44,8 +51,8 @@ fn busy() -> AppState {
         2.0,
     );
     state.update(Message::Tick(new.timestamp_seconds + 0.5));
-    state.update(Message::Snapshot(Box::new(old)));
-    state.update(Message::Snapshot(Box::new(new)));
+    state.update(arrival(old));
+    state.update(arrival(new));
     state
 }
 
@@ -63,10 +70,10 @@ fn sound() -> AppState {
 /// A first snapshot in which nothing has happened.
 fn idle() -> AppState {
     let mut state = AppState::new("web1".into(), "standing alone".into(), STYLE, 2.0);
-    state.update(Message::Snapshot(Box::new(Snapshot {
+    state.update(arrival(Snapshot {
         kernel: "6.1.0".into(),
         ..Snapshot::default()
-    })));
+    }));
     state
 }
 
@@ -128,6 +135,16 @@ fn waiting_80x24() {
 }
 
 #[test]
+fn flows_before_connections_are_read_80x24() {
+    let mut state = sound();
+    let seen = state.latest.as_mut().unwrap();
+    seen.connections = false;
+    seen.snapshot.connections.clear();
+    press(&mut state, "2");
+    insta::assert_snapshot!(text(&state, 80, 24));
+}
+
+#[test]
 fn daemon_gone_and_stale_80x24() {
     let mut state = sound();
     state.update(Message::Failed(
@@ -146,7 +163,7 @@ fn restarted_daemon_shows_no_rates_80x24() {
     restarted.timestamp_seconds += 3612.0;
     restarted.tcp[3].opened = 5;
     state.update(Message::Tick(restarted.timestamp_seconds));
-    state.update(Message::Snapshot(Box::new(restarted)));
+    state.update(arrival(restarted));
     insta::assert_snapshot!(text(&state, 80, 24));
 }
 
