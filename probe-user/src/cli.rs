@@ -122,7 +122,7 @@ pub struct TopArgs {
     pub json: bool,
 
     /// Time between two updates, such as 500ms or 2s.
-    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = parse_duration)]
     pub interval: Duration,
 }
 

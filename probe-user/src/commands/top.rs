@@ -1,0 +1,79 @@
+//! `edgeprobe top`.
+
+use std::io::{self, ErrorKind, Write};
+use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+
+use crate::cli::TopArgs;
+use crate::config::Config;
+use crate::style::Style;
+use crate::top::{feed, once, terminal};
+
+/// Age in seconds from which a snapshot of the daemon is reported as old: its
+/// interval is at most 60 s and by default 1 s.
+const OLD_SECONDS: f64 = 10.0;
+
+/// Intervals that make sense.
+const INTERVALS: std::ops::RangeInclusive<Duration> =
+    Duration::from_millis(100)..=Duration::from_secs(3600);
+
+/// Shows the live view, or prints one report.
+pub fn run(args: &TopArgs) -> anyhow::Result<ExitCode> {
+    ensure!(
+        INTERVALS.contains(&args.interval),
+        "--interval: {:?} is not between 100ms and 1h",
+        args.interval
+    );
+    if !args.once {
+        terminal::check()?;
+    }
+    let config = Config::for_collector(&args.collect)?;
+    let host = nix::unistd::gethostname()
+        .context("cannot read the name of this host")?
+        .to_string_lossy()
+        .into_owned();
+    let mut feed = feed::open(&config)?;
+    if !args.once {
+        terminal::run(feed, host, args.interval)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if feed.is_new() {
+        thread::sleep(args.interval);
+    }
+    let snapshot = feed.fetch(args.json)?;
+    let age = terminal::now_seconds() - snapshot.timestamp_seconds;
+    if age > OLD_SECONDS {
+        eprintln!(
+            "warning: the snapshot of the {} is {age:.0} s old",
+            feed.origin()
+        );
+    }
+    // What was loaded for this is detached before anything is printed.
+    drop(feed);
+    let text = if args.json {
+        let mut text = serde_json::to_string_pretty(&snapshot).context("cannot write JSON")?;
+        text.push('\n');
+        text
+    } else {
+        once::report(&snapshot, &host, Style::of_stdout())
+    };
+    print(&text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes to stdout; a reader that has enough is no failure.
+pub fn print(text: &str) -> anyhow::Result<()> {
+    let mut stdout = io::stdout().lock();
+    match stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+    {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(error).context("cannot write to stdout")
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,13 @@
+//! What will and will not work on this host, and why.
+//!
+//! [`facts`] and [`links`] ask the host, [`examine`] judges what they found and
+//! [`report`] writes it down; only the first two touch the system. Nothing is
+//! loaded or attached to find out.
+
+pub mod examine;
+pub mod facts;
+pub mod hooks;
+pub mod interfaces;
+pub mod links;
+pub mod netlink;
+pub mod report;

@@ -1,0 +1,415 @@
+//! Judges the facts.
+
+use serde::Serialize;
+
+use super::facts::{Facts, Reading};
+use super::hooks::{ARGUMENTS, HOOKS, ITERATOR};
+use super::interfaces::Interface;
+use crate::kernel::btf::{self, Btf};
+use crate::kernel::layout;
+
+/// Version of the serialised form.
+pub const SCHEMA: u32 = 1;
+/// Oldest kernel that is supported.
+const OLDEST: (u32, u32) = (6, 1);
+
+/// The verdict.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// Version of the program.
+    pub version: String,
+    /// Release of the kernel.
+    pub kernel: String,
+    /// Whether nothing that is required is missing.
+    pub usable: bool,
+    /// The checks.
+    pub checks: Vec<Check>,
+    /// The interfaces of this network namespace.
+    pub interfaces: Vec<Interface>,
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Check {
+    /// What it belongs to.
+    pub group: Group,
+    /// What it is.
+    pub name: String,
+    /// The result.
+    pub status: Status,
+    /// Whether the tool is of no use without it.
+    pub required: bool,
+    /// What was found.
+    pub found: String,
+    /// What is lost, where something is missing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lost: Option<String>,
+    /// What to do about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remedy: Option<String>,
+}
+
+/// Groups of checks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Group {
+    Kernel,
+    Privileges,
+    Hooks,
+    Interfaces,
+}
+
+/// Result of a check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// There.
+    Ok,
+    /// Not there.
+    Missing,
+    /// Cannot be told.
+    Unknown,
+    /// Neither good nor bad.
+    Note,
+}
+
+impl Check {
+    fn new(group: Group, name: &str, status: Status, found: impl Into<String>) -> Self {
+        Self {
+            group,
+            name: name.to_owned(),
+            status,
+            required: false,
+            found: found.into(),
+            lost: None,
+            remedy: None,
+        }
+    }
+
+    fn required(mut self) -> Self {
+        self.required = true;
+        self
+    }
+
+    fn lost(mut self, lost: &str) -> Self {
+        self.lost = Some(lost.to_owned());
+        self
+    }
+
+    fn remedy(mut self, remedy: &str) -> Self {
+        self.remedy = Some(remedy.to_owned());
+        self
+    }
+}
+
+/// Judges the facts; `only` names the interfaces to look at, empty for all.
+pub fn examine(facts: &Facts, only: &[String]) -> Report {
+    let mut checks = vec![release(&facts.release), btf_file(facts), jit(facts)];
+    checks.extend([lockdown(facts), bpffs(&facts.mounts)]);
+    checks.extend(privileges(facts));
+    checks.push(unprivileged(&facts.unprivileged));
+    checks.push(paranoid(&facts.paranoid));
+    checks.extend(hooks(facts.btf.as_ref().ok()));
+    let (interfaces, failed) = interfaces(facts, only);
+    checks.extend(failed);
+    Report {
+        schema: SCHEMA,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        kernel: facts.release.clone(),
+        usable: !checks
+            .iter()
+            .any(|check| check.required && check.status == Status::Missing),
+        checks,
+        interfaces,
+    }
+}
+
+fn release(release: &str) -> Check {
+    let check = |status| Check::new(Group::Kernel, "Linux 6.1 or later", status, release);
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    let mut number = || numbers.next()?.parse::<u32>().ok();
+    match number().zip(number()) {
+        Some(version) if version >= OLDEST => check(Status::Ok),
+        Some(_) => check(Status::Missing)
+            .lost("nothing is tested on this kernel; the hooks below say what it has")
+            .remedy("use Linux 6.1 or later"),
+        None => check(Status::Unknown),
+    }
+}
+
+fn btf_file(facts: &Facts) -> Check {
+    let check = |status, found: String| Check::new(Group::Kernel, "BTF", status, found).required();
+    match &facts.btf {
+        Ok(_) => check(Status::Ok, btf::VMLINUX.to_owned()),
+        Err(btf::Error::Read { source, .. })
+            if source.kind() == std::io::ErrorKind::PermissionDenied =>
+        {
+            check(Status::Unknown, unknown(facts.root).to_owned())
+        }
+        Err(error) => check(Status::Missing, error.to_string())
+            .lost("everything: the programs find the kernel's fields through it")
+            .remedy("use a kernel built with CONFIG_DEBUG_INFO_BTF=y"),
+    }
+}
+
+/// What to say of a thing that this user may not read.
+fn unknown(root: bool) -> &'static str {
+    if root {
+        "unknown: not permitted here, although this is root"
+    } else {
+        "unknown: needs root"
+    }
+}
+
+/// A check of a file whose value `judge` judges.
+fn reading(
+    group: Group,
+    name: &str,
+    reading: &Reading,
+    absent: &str,
+    judge: impl FnOnce(&str) -> Check,
+) -> Check {
+    let check = |found: &str| Check::new(group, name, Status::Unknown, found);
+    match reading {
+        Reading::Value(value) => judge(value),
+        Reading::Absent => check(absent),
+        Reading::Denied => check(unknown(false)),
+        Reading::Failed(error) => check(&format!("unknown: {error}")),
+    }
+}
+
+fn jit(facts: &Facts) -> Check {
+    let name = "BPF JIT compiler";
+    reading(
+        Group::Kernel,
+        name,
+        &facts.jit,
+        "unknown: only the first network namespace shows net.core.bpf_jit_enable",
+        |value| match value {
+            "0" => Check::new(Group::Kernel, name, Status::Missing, "off")
+                .lost("speed: the programs are interpreted and cost several times as much")
+                .remedy("sysctl net.core.bpf_jit_enable=1"),
+            value => Check::new(
+                Group::Kernel,
+                name,
+                Status::Ok,
+                format!("on (bpf_jit_enable = {value})"),
+            ),
+        },
+    )
+}
+
+fn lockdown(facts: &Facts) -> Check {
+    let name = "lockdown";
+    reading(
+        Group::Kernel,
+        name,
+        &facts.lockdown,
+        "unknown: securityfs is not mounted, or this kernel has no lockdown",
+        |value| {
+            let mode = value
+                .split_once('[')
+                .and_then(|(_, rest)| rest.split_once(']'))
+                .map_or(value, |(mode, _)| mode);
+            let check = |status| Check::new(Group::Kernel, name, status, mode);
+            match mode {
+                "confidentiality" => check(Status::Missing)
+                    .lost("drops and resets: their programs copy packet headers, which is refused")
+                    .remedy("boot with lockdown=integrity or without lockdown"),
+                _ => check(Status::Ok),
+            }
+        },
+    )
+}
+
+fn bpffs(mounts: &Reading) -> Check {
+    let name = "bpffs";
+    let found = match mounts {
+        Reading::Value(mounts) => mounts
+            .lines()
+            .map(|line| line.split(' ').collect::<Vec<_>>())
+            .find(|fields| fields.get(2) == Some(&"bpf"))
+            .and_then(|fields| fields.get(1).map(|path| format!("on {path}")))
+            .unwrap_or_else(|| "not mounted".to_owned()),
+        _ => "unknown: /proc is not mounted".to_owned(),
+    };
+    let found = format!("{found}; not used: nothing is pinned");
+    Check::new(Group::Kernel, name, Status::Note, found)
+}
+
+fn privileges(facts: &Facts) -> Vec<Check> {
+    const NEEDED: [(&str, &str, &str); 5] = [
+        ("CAP_BPF", "loads programs and maps", "everything"),
+        ("CAP_PERFMON", "loads programs on tracepoints", "everything"),
+        (
+            "CAP_NET_ADMIN",
+            "attaches XDP",
+            "packets and flows of interfaces",
+        ),
+        (
+            "CAP_SYS_ADMIN",
+            "enters network namespaces",
+            "listener drops of other network namespaces, and XDP there",
+        ),
+        (
+            "CAP_SYS_PTRACE",
+            "finds network namespaces of other users' processes",
+            "namespaces without a name",
+        ),
+    ];
+    let mut advised = false;
+    let held = |name: &str| facts.capabilities.iter().any(|held| held == name);
+    NEEDED
+        .iter()
+        .map(|&(name, purpose, lost)| {
+            if held(name) {
+                return Check::new(
+                    Group::Privileges,
+                    name,
+                    Status::Ok,
+                    format!("held; {purpose}"),
+                );
+            }
+            // CAP_SYS_ADMIN includes what was split off from it.
+            if matches!(name, "CAP_BPF" | "CAP_PERFMON") && held("CAP_SYS_ADMIN") {
+                return Check::new(
+                    Group::Privileges,
+                    name,
+                    Status::Ok,
+                    format!("held through CAP_SYS_ADMIN; {purpose}"),
+                );
+            }
+            let found = format!("not held by this process; {purpose}");
+            let check = Check::new(Group::Privileges, name, Status::Missing, found)
+                .lost(&format!("{lost}, for a daemon started like this"));
+            if std::mem::replace(&mut advised, true) {
+                check
+            } else {
+                check.remedy("start the daemon as root or give it these capabilities")
+            }
+        })
+        .collect()
+}
+
+fn unprivileged(value: &Reading) -> Check {
+    let name = "BPF for ordinary users";
+    let absent = "unknown: this kernel does not say";
+    reading(Group::Privileges, name, value, absent, |value| {
+        let found = match value {
+            "0" => "allowed; not used",
+            "1" => "off until the next boot; not used",
+            "2" => "off; not used",
+            _ => "set to an unknown value; not used",
+        };
+        Check::new(Group::Privileges, name, Status::Note, found)
+    })
+}
+
+fn paranoid(value: &Reading) -> Check {
+    let name = "perf_event_paranoid";
+    let absent = "absent; not used";
+    reading(Group::Privileges, name, value, absent, |value| {
+        let found = format!("{value}; does not matter: nothing attaches through perf events");
+        Check::new(Group::Privileges, name, Status::Note, found)
+    })
+}
+
+fn hooks(btf: Option<&Btf>) -> Vec<Check> {
+    let Some(btf) = btf else {
+        return HOOKS
+            .iter()
+            .map(|hook| (hook.name, hook.required))
+            .chain([("iter/tcp", true)])
+            .map(|(name, required)| Check {
+                required,
+                ..Check::new(Group::Hooks, name, Status::Unknown, "unknown: no BTF")
+            })
+            .collect();
+    };
+    let mut checks: Vec<Check> = HOOKS
+        .iter()
+        .map(|hook| {
+            let check = match btf.tracepoint_args(hook.name) {
+                Some(args) => {
+                    let args = args.join(", ");
+                    Check::new(Group::Hooks, hook.name, Status::Ok, format!("({args})"))
+                }
+                None => missing(hook.name).lost(hook.lost),
+            };
+            Check {
+                required: hook.required,
+                ..check
+            }
+        })
+        .collect();
+    checks.push(if btf.has_func(ITERATOR) {
+        Check::new(Group::Hooks, "iter/tcp", Status::Ok, "there").required()
+    } else {
+        missing("iter/tcp")
+            .lost("connections that are open at the start, and the bytes of open ones")
+            .required()
+    });
+    for argument in ARGUMENTS {
+        // Without the tracepoint its arguments are no news.
+        let Some(args) = btf.tracepoint_args(argument.hook) else {
+            continue;
+        };
+        let name = format!("{} argument {}", argument.hook, argument.name);
+        checks.push(if args.iter().any(|arg| arg == argument.name) {
+            Check::new(Group::Hooks, &name, Status::Ok, "there")
+        } else {
+            let found = format!("not on this kernel: {} has it", argument.since);
+            Check::new(Group::Hooks, &name, Status::Missing, found).lost(argument.lost)
+        });
+    }
+    let fields =
+        |status, found| Check::new(Group::Hooks, "kernel fields", status, found).required();
+    checks.push(match layout::resolve(btf) {
+        Ok(_) => fields(Status::Ok, "all found".to_owned()),
+        Err(error) => {
+            let found = match error {
+                layout::Error::Missing(name) => format!("{name} is not on this kernel"),
+                error @ layout::Error::Size { .. } => error.to_string(),
+            };
+            fields(Status::Missing, found)
+                .lost("everything: the programs read it")
+                .remedy("report the release of this kernel to the project")
+        }
+    });
+    checks
+}
+
+fn missing(name: &str) -> Check {
+    Check::new(Group::Hooks, name, Status::Missing, "not on this kernel")
+        .remedy("use a kernel built with CONFIG_BPF_SYSCALL, CONFIG_TRACEPOINTS and CONFIG_INET")
+}
+
+fn interfaces(facts: &Facts, only: &[String]) -> (Vec<Interface>, Vec<Check>) {
+    let check =
+        |name: &str, status, found: String| Check::new(Group::Interfaces, name, status, found);
+    match &facts.links {
+        Ok(links) => {
+            let wanted = |name: &String| only.is_empty() || only.contains(name);
+            let absent = only
+                .iter()
+                .filter(|name| !links.iter().any(|link| link.name == **name))
+                .map(|name| {
+                    check(name, Status::Missing, "no such interface here".to_owned())
+                        .remedy("`ip link` lists the interfaces of this network namespace")
+                })
+                .collect();
+            let found = links.iter().filter(|link| wanted(&link.name));
+            (found.map(Interface::from).collect(), absent)
+        }
+        Err(error) => {
+            let found = format!("unknown: {error}");
+            (
+                Vec::new(),
+                vec![check("interfaces", Status::Unknown, found)],
+            )
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! The kernel hooks that the programs use, and what is lost without each.
+
+/// A tracepoint.
+pub struct Hook {
+    /// Its name.
+    pub name: &'static str,
+    /// Whether the tool is of no use without it.
+    pub required: bool,
+    /// What is lost without it.
+    pub lost: &'static str,
+}
+
+/// An argument of a tracepoint that older kernels lack.
+pub struct Argument {
+    /// The tracepoint.
+    pub hook: &'static str,
+    /// The argument.
+    pub name: &'static str,
+    /// First kernel that has it.
+    pub since: &'static str,
+    /// What is lost without it.
+    pub lost: &'static str,
+}
+
+/// The tracepoints.
+pub const HOOKS: &[Hook] = &[
+    Hook {
+        name: "inet_sock_set_state",
+        required: true,
+        lost: "connections opened, open, closed and failed",
+    },
+    Hook {
+        name: "tcp_probe",
+        required: true,
+        lost: "the RTT during connections",
+    },
+    Hook {
+        name: "kfree_skb",
+        required: true,
+        lost: "packets dropped, by reason",
+    },
+    Hook {
+        name: "tcp_retransmit_skb",
+        required: false,
+        lost: "why segments were retransmitted",
+    },
+    Hook {
+        name: "tcp_retransmit_synack",
+        required: false,
+        lost: "retransmitted SYN-ACKs",
+    },
+    Hook {
+        name: "tcp_send_reset",
+        required: false,
+        lost: "resets sent",
+    },
+    Hook {
+        name: "tcp_receive_reset",
+        required: false,
+        lost: "resets received",
+    },
+];
+
+/// The iterator over TCP sockets; required.
+pub const ITERATOR: &str = "bpf_iter_tcp";
+
+/// Arguments that are used where they are there.
+pub const ARGUMENTS: &[Argument] = &[
+    Argument {
+        hook: "kfree_skb",
+        name: "rx_sk",
+        since: "6.11",
+        lost: "the receiving socket of a dropped packet: a half-open connection that is reset is \
+               counted as a drop only, not as a connect failure",
+    },
+    Argument {
+        hook: "tcp_send_reset",
+        name: "reason",
+        since: "6.10",
+        lost: "why resets are sent (reason is \"unavailable\"), and resets sent without a socket",
+    },
+    Argument {
+        hook: "tcp_retransmit_skb",
+        name: "err",
+        since: "a release after 6.12",
+        lost: "nothing: before it, the event tells only of retransmissions that were sent",
+    },
+];

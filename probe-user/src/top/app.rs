@@ -1,0 +1,474 @@
+//! State of the terminal view and how messages change it.
+
+use ratatui::crossterm::event::{KeyCode, KeyEvent};
+
+use super::delta::Delta;
+use super::keys::{self, Action};
+use super::table::Table;
+use super::tables::{self, Source};
+use crate::snapshot::Snapshot;
+use crate::style::Style;
+
+/// The screens, in the order of their number keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Screen {
+    /// TCP by service, and listeners.
+    Services,
+    /// Open connections, and flows that XDP saw.
+    Flows,
+    /// Drops and resets.
+    Drops,
+    /// What the tool itself costs and misses.
+    Cost,
+}
+
+impl Screen {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Services, Self::Flows, Self::Drops, Self::Cost];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        ["services", "flows", "drops", "cost"][self as usize]
+    }
+
+    /// Its tables: the first can be sorted and moved in, the others stand below.
+    pub fn tables(self, source: Source<'_>) -> (Table, Vec<Table>) {
+        match self {
+            Self::Services => (tables::services(source), vec![tables::listeners(source)]),
+            Self::Flows => {
+                let mut below = Vec::new();
+                if !source.now.devices.is_empty() {
+                    below = vec![tables::devices(source), tables::packet_flows(source)];
+                }
+                (tables::connections(source), below)
+            }
+            Self::Drops => (tables::drops(source), vec![tables::resets(source)]),
+            Self::Cost => (
+                tables::programs(source),
+                vec![tables::lost(source), tables::maps(source)],
+            ),
+        }
+    }
+}
+
+/// What is remembered for each screen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// Column to sort by, where another than the table's own was chosen.
+    pub sort: Option<usize>,
+    /// Whether the order is reversed.
+    pub reverse: bool,
+    /// The selected row.
+    pub selected: usize,
+}
+
+/// A snapshot and what happened since the one before.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// The snapshot.
+    pub snapshot: Snapshot,
+    /// The change; `None` for the first of a run of the daemon.
+    pub change: Option<Delta>,
+    /// Whether live connections were asked for.
+    pub connections: bool,
+}
+
+/// The tables of a screen.
+#[derive(Clone, Debug)]
+pub struct Tables {
+    /// The one that can be sorted and moved in.
+    pub main: Table,
+    /// The column it is sorted by, and whether in reverse.
+    pub sorted: Option<(usize, bool)>,
+    /// Those below.
+    pub below: Vec<Table>,
+}
+
+/// Everything the view draws.
+#[derive(Clone, Debug)]
+pub struct AppState {
+    /// Name of the host.
+    pub host: String,
+    /// Where the snapshots come from, in a few words.
+    pub origin: String,
+    /// What the terminal can show.
+    pub style: Style,
+    /// Seconds between two snapshots.
+    pub interval_seconds: f64,
+    /// Time of the last tick, seconds since 1970.
+    pub now_seconds: f64,
+    /// The screen.
+    pub screen: Screen,
+    /// Of each screen.
+    pub places: [Place; 4],
+    /// Only rows that contain it are shown.
+    pub filter: String,
+    /// Whether the filter is being typed.
+    pub typing: bool,
+    /// Whether the help is open.
+    pub help: bool,
+    /// What is shown while updates are stopped; `Some` is paused.
+    pub held: Option<Option<Seen>>,
+    /// The latest.
+    pub latest: Option<Seen>,
+    /// Why the last attempt to get a snapshot failed.
+    pub error: Option<String>,
+}
+
+/// What can happen.
+#[derive(Debug)]
+pub enum Message {
+    /// A key was pressed.
+    Key(KeyEvent),
+    /// A snapshot arrived.
+    Snapshot {
+        /// The snapshot.
+        snapshot: Box<Snapshot>,
+        /// Whether live connections were asked for.
+        connections: bool,
+    },
+    /// No snapshot could be had.
+    Failed(String),
+    /// Time passed; seconds since 1970.
+    Tick(f64),
+}
+
+/// What the caller of [`AppState::update`] has to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Leave.
+    Quit,
+    /// Ask for live connections with each snapshot, or no longer.
+    Connections(bool),
+}
+
+impl AppState {
+    /// The state before the first snapshot.
+    pub fn new(host: String, origin: String, style: Style, interval_seconds: f64) -> Self {
+        Self {
+            host,
+            origin,
+            style,
+            interval_seconds,
+            now_seconds: 0.0,
+            screen: Screen::Services,
+            places: [Place::default(); 4],
+            filter: String::new(),
+            typing: false,
+            help: false,
+            held: None,
+            latest: None,
+            error: None,
+        }
+    }
+
+    /// What is on the screen: the latest snapshot, or the one of the pause.
+    pub fn shown(&self) -> Option<&Seen> {
+        self.held.as_ref().unwrap_or(&self.latest).as_ref()
+    }
+
+    /// The place on the current screen.
+    pub fn place(&self) -> Place {
+        self.places[self.screen as usize]
+    }
+
+    /// The tables of the current screen, the first filtered and sorted.
+    pub fn tables(&self) -> Option<Tables> {
+        let seen = self.shown()?;
+        let source = Source::rates(&seen.snapshot, seen.change.as_ref());
+        let (mut main, mut below) = self.screen.tables(source);
+        if self.screen == Screen::Flows && !seen.connections {
+            main.empty = "connections are not read yet";
+        }
+        main.retain(&self.filter);
+        let place = self.place();
+        let sorted = place
+            .sort
+            .or(main.sort)
+            .map(|column| (column, place.reverse));
+        match sorted {
+            Some((column, reverse)) => main.sort_by(column, reverse),
+            None if place.reverse => main.rows.reverse(),
+            None => {}
+        }
+        for table in &mut below {
+            if let Some(column) = table.sort {
+                table.sort_by(column, false);
+            }
+        }
+        Some(Tables {
+            main,
+            sorted,
+            below,
+        })
+    }
+
+    /// Applies a message.
+    pub fn update(&mut self, message: Message) -> Option<Effect> {
+        match message {
+            Message::Tick(now) => self.now_seconds = now,
+            Message::Failed(error) => self.error = Some(error),
+            Message::Snapshot {
+                snapshot,
+                connections,
+            } => self.take(*snapshot, connections),
+            Message::Key(key) if keys::is_interrupt(key) => return Some(Effect::Quit),
+            Message::Key(key) if self.typing => self.type_filter(key),
+            Message::Key(key) => return self.act(keys::action(key)?, key.code),
+        }
+        None
+    }
+
+    fn take(&mut self, snapshot: Snapshot, connections: bool) {
+        self.error = None;
+        let change = match &mut self.latest {
+            Some(latest) if is_same(&latest.snapshot, &snapshot, self.interval_seconds / 4.0) => {
+                latest.snapshot.connections = snapshot.connections;
+                latest.connections = connections;
+                return;
+            }
+            Some(latest) => Delta::between(&latest.snapshot, &snapshot),
+            None => None,
+        };
+        self.latest = Some(Seen {
+            snapshot,
+            change,
+            connections,
+        });
+    }
+
+    fn type_filter(&mut self, key: KeyEvent) {
+        match key.code {
+            KeyCode::Enter => self.typing = false,
+            KeyCode::Esc => {
+                self.typing = false;
+                self.filter.clear();
+            }
+            KeyCode::Backspace => drop(self.filter.pop()),
+            KeyCode::Char(c) if !c.is_control() => self.filter.push(c),
+            _ => {}
+        }
+        self.places[self.screen as usize].selected = 0;
+    }
+
+    fn act(&mut self, action: Action, code: KeyCode) -> Option<Effect> {
+        // Esc first closes what is open.
+        if action == Action::Quit && code == KeyCode::Esc && (self.help || !self.filter.is_empty())
+        {
+            if !std::mem::take(&mut self.help) {
+                self.filter.clear();
+            }
+            return None;
+        }
+        let screens = Screen::ALL.len();
+        let rows = |state: &Self| state.tables().map_or(0, |tables| tables.main.rows.len());
+        match action {
+            Action::Quit => return Some(Effect::Quit),
+            Action::Screen(number) => return self.go(number),
+            Action::Next => return self.go(self.screen as usize + 1),
+            Action::Previous => return self.go(self.screen as usize + screens - 1),
+            Action::Move(by) => {
+                let last = rows(self).saturating_sub(1);
+                let place = &mut self.places[self.screen as usize];
+                place.selected = place.selected.min(last).saturating_add_signed(by).min(last);
+            }
+            Action::First => self.places[self.screen as usize].selected = 0,
+            Action::Last => {
+                self.places[self.screen as usize].selected = rows(self).saturating_sub(1);
+            }
+            Action::Sort => self.sort_next(),
+            Action::Reverse => {
+                let place = &mut self.places[self.screen as usize];
+                place.reverse = !place.reverse;
+            }
+            Action::Filter => {
+                self.typing = true;
+                self.help = false;
+            }
+            Action::Pause => {
+                self.held = match self.held {
+                    Some(_) => None,
+                    None => Some(self.latest.clone()),
+                };
+            }
+            Action::Help => self.help = !self.help,
+        }
+        None
+    }
+
+    fn go(&mut self, number: usize) -> Option<Effect> {
+        let screen = *Screen::ALL.get(number % Screen::ALL.len())?;
+        let changed = self.screen != screen;
+        self.screen = screen;
+        self.help = false;
+        changed.then_some(Effect::Connections(screen == Screen::Flows))
+    }
+
+    fn sort_next(&mut self) {
+        let Some(Tables { main, sorted, .. }) = self.tables() else {
+            return;
+        };
+        let next = sorted.map_or(0, |(column, _)| column + 1) % main.headings.len().max(1);
+        let place = &mut self.places[self.screen as usize];
+        place.sort = Some(next);
+        place.reverse = false;
+    }
+}
+
+/// Whether two snapshots lie too close together for rates: asked again before
+/// the daemon took a new one, or out of turn for the connections.
+fn is_same(old: &Snapshot, new: &Snapshot, seconds: f64) -> bool {
+    let apart = new.timestamp_seconds - old.timestamp_seconds;
+    old.start_seconds == new.start_seconds && (0.0..seconds).contains(&apart)
+}
+
+#[cfg(test)]
+mod tests {
+    use ratatui::crossterm::event::KeyModifiers;
+
+    use super::*;
+    use crate::style::Style;
+    use crate::top::sample;
+
+    fn state() -> AppState {
+        let mut state = AppState::new("web1".into(), "daemon".into(), Style::PLAIN, 2.0);
+        let old = sample::snapshot();
+        let new = sample::later(&old, 2.0);
+        state.update(arrival(old));
+        state.update(arrival(new));
+        state
+    }
+
+    fn arrival(snapshot: Snapshot) -> Message {
+        Message::Snapshot {
+            snapshot: Box::new(snapshot),
+            connections: true,
+        }
+    }
+
+    fn press(state: &mut AppState, code: KeyCode) -> Option<Effect> {
+        state.update(Message::Key(KeyEvent::new(code, KeyModifiers::NONE)))
+    }
+
+    fn type_text(state: &mut AppState, text: &str) {
+        for c in text.chars() {
+            assert_eq!(press(state, KeyCode::Char(c)), None);
+        }
+    }
+
+    fn first_column(state: &AppState, column: usize) -> Vec<String> {
+        let tables = state.tables().unwrap();
+        tables
+            .main
+            .rows
+            .iter()
+            .map(|row| row[column].show(Style::PLAIN))
+            .collect()
+    }
+
+    #[test]
+    fn connections_are_asked_for_only_while_their_screen_is_open() {
+        let mut state = state();
+        let connections = |wanted| Some(Effect::Connections(wanted));
+        assert_eq!(press(&mut state, KeyCode::Char('2')), connections(true));
+        assert_eq!(press(&mut state, KeyCode::Char('2')), None);
+        assert_eq!(press(&mut state, KeyCode::Tab), connections(false));
+        assert_eq!(state.screen, Screen::Drops);
+        press(&mut state, KeyCode::Tab);
+        press(&mut state, KeyCode::Tab);
+        assert_eq!(state.screen, Screen::Services);
+        press(&mut state, KeyCode::BackTab);
+        assert_eq!(state.screen, Screen::Cost);
+    }
+
+    #[test]
+    fn the_filter_is_typed_kept_and_cleared() {
+        let mut state = state();
+        press(&mut state, KeyCode::Char('/'));
+        type_text(&mut state, "NGq");
+        press(&mut state, KeyCode::Backspace);
+        assert_eq!(first_column(&state, 1), ["nginx"]);
+        press(&mut state, KeyCode::Enter);
+        assert_eq!((state.typing, state.filter.as_str()), (false, "NG"));
+        assert_eq!(press(&mut state, KeyCode::Esc), None, "clears the filter");
+        assert_eq!(first_column(&state, 1).len(), 4);
+        assert_eq!(press(&mut state, KeyCode::Esc), Some(Effect::Quit));
+    }
+
+    #[test]
+    fn interrupt_quits_even_while_typing() {
+        let mut state = state();
+        press(&mut state, KeyCode::Char('/'));
+        let interrupt = KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL);
+        assert_eq!(state.update(Message::Key(interrupt)), Some(Effect::Quit));
+    }
+
+    #[test]
+    fn sorting_cycles_and_reverses() {
+        let mut state = state();
+        assert_eq!(state.tables().unwrap().sorted, Some((4, false)), "opened/s");
+        assert_eq!(first_column(&state, 1)[0], "nginx");
+        press(&mut state, KeyCode::Char('r'));
+        assert_eq!(first_column(&state, 1)[3], "nginx");
+        let columns = state.tables().unwrap().main.headings.len();
+        for _ in 0..columns - 3 {
+            press(&mut state, KeyCode::Char('s'));
+        }
+        assert_eq!(state.place().sort, Some(1));
+        assert_eq!(
+            first_column(&state, 1),
+            ["22", "5432", "consul", "nginx"],
+            "text sorts upwards"
+        );
+    }
+
+    #[test]
+    fn the_selection_stays_within_the_rows() {
+        let mut state = state();
+        press(&mut state, KeyCode::Up);
+        assert_eq!(state.place().selected, 0);
+        press(&mut state, KeyCode::PageDown);
+        assert_eq!(state.place().selected, 3);
+        press(&mut state, KeyCode::Char('g'));
+        press(&mut state, KeyCode::Char('j'));
+        assert_eq!(state.place().selected, 1);
+        press(&mut state, KeyCode::End);
+        assert_eq!(state.place().selected, 3);
+        let mut empty = AppState::new(String::new(), String::new(), Style::PLAIN, 2.0);
+        for key in "jkgGsr/".chars() {
+            press(&mut empty, KeyCode::Char(key));
+        }
+        assert_eq!(empty.place().selected, 0);
+    }
+
+    #[test]
+    fn a_pause_holds_the_screen_but_not_the_rates() {
+        let mut state = state();
+        let shown = state.shown().unwrap().snapshot.timestamp_seconds;
+        press(&mut state, KeyCode::Char('p'));
+        for _ in 0..2 {
+            let next = sample::later(&state.latest.as_ref().unwrap().snapshot, 2.0);
+            state.update(arrival(next));
+        }
+        assert_eq!(state.shown().unwrap().snapshot.timestamp_seconds, shown);
+        press(&mut state, KeyCode::Char('p'));
+        let seen = state.shown().unwrap();
+        assert_eq!(seen.snapshot.timestamp_seconds, shown + 4.0);
+        assert_eq!(seen.change.as_ref().unwrap().seconds, 2.0);
+    }
+
+    #[test]
+    fn a_snapshot_out_of_turn_brings_connections_and_keeps_the_rates() {
+        let mut state = state();
+        for apart in [0.0, 0.3] {
+            let mut again = sample::later(&state.latest.as_ref().unwrap().snapshot, apart);
+            again.connections.truncate(1);
+            state.update(Message::Failed("gone".into()));
+            state.update(arrival(again));
+            assert_eq!(state.error, None);
+            let seen = state.shown().unwrap();
+            assert_eq!(seen.change.as_ref().unwrap().seconds, 2.0);
+            assert_eq!(seen.snapshot.connections.len(), 1);
+        }
+    }
+}

@@ -1,0 +1,465 @@
+//! The tables and their columns: the same for the live view, which shows rates
+//! over the last interval, and for plain output, which shows totals.
+
+use std::collections::HashMap;
+
+use super::delta::Delta;
+use super::format::Value;
+use super::table::{Basis, Column, Table, columns};
+use crate::snapshot::{
+    Connection, Device, DeviceTraffic, Drop, Histogram, Listener, Lost, MapUse, PacketFlow,
+    Program, Reset, Snapshot, TcpSeries,
+};
+
+/// What the tables are made of.
+#[derive(Clone, Copy)]
+pub struct Source<'a> {
+    /// The latest snapshot.
+    pub now: &'a Snapshot,
+    /// What happened since the one before; `None` also where totals are shown.
+    pub change: Option<&'a Delta>,
+    /// Totals or rates.
+    pub basis: Basis,
+}
+
+impl<'a> Source<'a> {
+    /// Totals since the start.
+    pub fn totals(now: &'a Snapshot) -> Self {
+        Self {
+            now,
+            change: None,
+            basis: Basis::Totals,
+        }
+    }
+
+    /// Rates over the interval.
+    pub fn rates(now: &'a Snapshot, change: Option<&'a Delta>) -> Self {
+        Self {
+            now,
+            change,
+            basis: Basis::Rates(change.map(|change| change.seconds)),
+        }
+    }
+
+    /// The items of a vector, each with its change.
+    fn rows<T>(
+        &self,
+        items: &'a [T],
+        changes: impl Fn(&'a Delta) -> &'a [Option<u64>],
+    ) -> Vec<Counted<'a, T>> {
+        let changes = self.change.map(changes).unwrap_or_default();
+        items
+            .iter()
+            .enumerate()
+            .map(|(i, item)| Counted {
+                item,
+                change: changes.get(i).copied().flatten(),
+            })
+            .collect()
+    }
+}
+
+/// A row with one counter.
+struct Counted<'a, T> {
+    item: &'a T,
+    change: Option<u64>,
+}
+
+/// Text cell.
+fn text(text: &str) -> Value {
+    Value::Text(text.to_owned())
+}
+
+struct Service<'a> {
+    total: &'a TcpSeries,
+    change: Option<&'a TcpSeries>,
+    resets: u64,
+    resets_change: Option<u64>,
+}
+
+impl Service<'_> {
+    fn counter(&self, basis: Basis, count: fn(&TcpSeries) -> u64) -> Value {
+        basis.counter(count(self.total), self.change.map(count))
+    }
+
+    fn bytes(&self, basis: Basis, count: fn(&TcpSeries) -> u64) -> Value {
+        basis.bytes(count(self.total), self.change.map(count))
+    }
+
+    fn quantile(&self, basis: Basis, q: f64, histogram: fn(&TcpSeries) -> &Histogram) -> Value {
+        Value::seconds(
+            self.window(basis)
+                .and_then(|series| histogram(series).quantile(q)),
+        )
+    }
+
+    /// What ratios and quantiles are taken of.
+    fn window(&self, basis: Basis) -> Option<&TcpSeries> {
+        match basis {
+            Basis::Totals => Some(self.total),
+            Basis::Rates(_) => self.change,
+        }
+    }
+}
+
+fn sum(map: &std::collections::BTreeMap<String, u64>) -> u64 {
+    map.values().sum()
+}
+
+/// Retransmits of connections, without those of handshakes, which the count of
+/// sent segments does not hold.
+fn data_retransmits(series: &TcpSeries) -> u64 {
+    series
+        .retransmits
+        .iter()
+        .filter(|(kind, _)| !matches!(kind.as_str(), "syn" | "synack"))
+        .map(|(_, count)| count)
+        .sum()
+}
+
+/// TCP by side, service and peer.
+pub fn services(source: Source<'_>) -> Table {
+    let columns: &[Column<Service<'_>>] = columns![Service<'_>;
+        "side" Plain 1 |s, _| text(&s.total.labels.side);
+        "svc" Plain 0 |s, _| text(&s.total.labels.svc);
+        "peer" Plain 1 |s, _| text(&s.total.labels.peer);
+        "open" Plain 2 |s, _| Value::Count(s.total.open);
+        "opened" Counter 3 |s, b| s.counter(b, |s| s.opened);
+        "closed" Counter 7 |s, b| s.counter(b, |s| sum(&s.closed));
+        "failed" Counter 4 |s, b| s.counter(b, |s| sum(&s.connect_failures));
+        "RTT p50" Plain 6 |s, b| s.quantile(b, 0.5, |s| &s.rtt);
+        "RTT p99" Plain 2 |s, b| s.quantile(b, 0.99, |s| &s.rtt);
+        "hs p99" Plain 5 |s, b| s.quantile(b, 0.99, |s| &s.handshake);
+        "retr" Counter 4 |s, b| s.counter(b, |s| sum(&s.retransmits));
+        "retr%" Plain 6 |s, b| s.window(b).map_or(Value::Missing, |s| {
+            Value::ratio(data_retransmits(s), s.sent_segments)
+        });
+        "reset" Counter 6 |s, b| b.counter(s.resets, s.resets_change);
+        "in" Counter 5 |s, b| s.bytes(b, |s| s.received_bytes);
+        "out" Counter 5 |s, b| s.bytes(b, |s| s.sent_bytes);
+    ];
+    let mut resets: HashMap<_, (u64, Option<u64>)> = HashMap::new();
+    for row in source.rows(&source.now.resets, |change| &change.resets) {
+        let (total, change) = resets.entry(&row.item.labels).or_insert((0, Some(0)));
+        *total += row.item.count;
+        *change = change.zip(row.change).map(|(a, b)| a + b);
+    }
+    let mut rows: Vec<Service<'_>> = source
+        .now
+        .tcp
+        .iter()
+        .enumerate()
+        .map(|(i, total)| {
+            let (resets, resets_change) = resets
+                .get(&total.labels)
+                .copied()
+                .unwrap_or((0, source.change.map(|_| 0)));
+            Service {
+                total,
+                change: source.change.and_then(|c| c.tcp.get(i)?.as_ref()),
+                resets,
+                resets_change,
+            }
+        })
+        .collect();
+    rows.sort_by_key(|row| std::cmp::Reverse((row.total.opened, row.total.open)));
+    let empty = "no TCP connection seen yet";
+    Table::build("services", empty, "opened", columns, &rows, source.basis)
+}
+
+/// Connections that are open now.
+pub fn connections(source: Source<'_>) -> Table {
+    let columns: &[Column<&Connection>] = columns![&Connection;
+        "local" Plain 1 |c, _| text(&c.local);
+        "remote" Plain 0 |c, _| text(&c.remote);
+        "state" Plain 3 |c, _| text(&c.state);
+        "side" Plain 8 |c, _| text(&c.labels.side);
+        "svc" Plain 4 |c, _| text(&c.labels.svc);
+        "peer" Plain 8 |c, _| text(&c.labels.peer);
+        "netns" Plain 9 |c, _| text(&c.netns.to_string());
+        "age" Plain 7 |c, _| Value::seconds(c.age_seconds);
+        "RTT" Plain 1 |c, _| Value::Seconds(c.srtt_seconds);
+        "min RTT" Plain 5 |c, _| Value::seconds(c.min_rtt_seconds);
+        "cwnd" Plain 8 |c, _| Value::Count(c.cwnd_segments.into());
+        "retr" Plain 4 |c, _| Value::Count(c.retransmits);
+        "in" Plain 2 |c, _| Value::Bytes(c.received_bytes);
+        "out" Plain 2 |c, _| Value::Bytes(c.sent_bytes);
+    ];
+    let mut rows: Vec<&Connection> = source.now.connections.iter().collect();
+    rows.sort_by_key(|c| std::cmp::Reverse(c.sent_bytes.saturating_add(c.received_bytes)));
+    let empty = "no open connection";
+    Table::build("connections", empty, "", columns, &rows, source.basis)
+}
+
+/// Packets that the kernel dropped.
+pub fn drops(source: Source<'_>) -> Table {
+    let columns: &[Column<Counted<'_, Drop>>] = columns![Counted<'_, Drop>;
+        "subsystem" Plain 2 |d, _| text(&d.item.subsystem);
+        "reason" Plain 0 |d, _| text(&d.item.reason);
+        "protocol" Plain 1 |d, _| text(&d.item.protocol);
+        "packets" RatesOnly 1 |d, b| b.counter(d.item.count, d.change);
+        "total" Plain 1 |d, _| Value::Count(d.item.count);
+    ];
+    let mut rows = source.rows(&source.now.drops, |change| &change.drops);
+    rows.sort_by_key(|row| std::cmp::Reverse(row.item.count));
+    let empty = "the kernel dropped no packet";
+    Table::build("drops", empty, "packets", columns, &rows, source.basis)
+}
+
+/// Resets by direction and reason.
+pub fn resets(source: Source<'_>) -> Table {
+    let columns: &[Column<Counted<'_, Reset>>] = columns![Counted<'_, Reset>;
+        "direction" Plain 1 |r, _| text(&r.item.direction);
+        "reason" Plain 0 |r, _| text(&r.item.reason);
+        "side" Plain 3 |r, _| text(&r.item.labels.side);
+        "svc" Plain 2 |r, _| text(&r.item.labels.svc);
+        "peer" Plain 3 |r, _| text(&r.item.labels.peer);
+        "resets" RatesOnly 1 |r, b| b.counter(r.item.count, r.change);
+        "total" Plain 1 |r, _| Value::Count(r.item.count);
+    ];
+    let mut rows = source.rows(&source.now.resets, |change| &change.resets);
+    rows.sort_by_key(|row| std::cmp::Reverse(row.item.count));
+    let empty = "no connection was reset";
+    Table::build("resets", empty, "resets", columns, &rows, source.basis)
+}
+
+/// Queues and drops of listeners.
+pub fn listeners(source: Source<'_>) -> Table {
+    /// A limit of 0 means that there is no listener now.
+    fn queue(length: u64, limit: u64) -> Value {
+        if limit == 0 {
+            Value::Missing
+        } else {
+            Value::Count(length)
+        }
+    }
+    fn limit(limit: u64) -> Value {
+        queue(limit, limit)
+    }
+    let columns: &[Column<Counted<'_, Listener>>] = columns![Counted<'_, Listener>;
+        "svc" Plain 0 |l, _| text(&l.item.svc);
+        "accept queue" Plain 1 |l, _| queue(l.item.accept_queue_length, l.item.accept_queue_limit);
+        "limit" Plain 2 |l, _| limit(l.item.accept_queue_limit);
+        "SYN queue" Plain 3 |l, _| queue(l.item.syn_queue_length, l.item.syn_queue_limit);
+        "limit" Plain 4 |l, _| limit(l.item.syn_queue_limit);
+        "drops" RatesOnly 1 |l, b| b.counter(l.item.drops, l.change);
+        "dropped" Plain 1 |l, _| Value::Count(l.item.drops);
+    ];
+    let mut rows = source.rows(&source.now.listeners, |change| &change.listeners);
+    rows.sort_by_key(|row| std::cmp::Reverse((row.item.drops, row.item.accept_queue_length)));
+    let empty = "no listener";
+    Table::build("listeners", empty, "drops", columns, &rows, source.basis)
+}
+
+/// What is missing from the numbers.
+pub fn lost(source: Source<'_>) -> Table {
+    let columns: &[Column<Counted<'_, Lost>>] = columns![Counted<'_, Lost>;
+        "hook" Plain 0 |l, _| text(&l.item.hook);
+        "cause" Plain 0 |l, _| text(&l.item.cause);
+        "events" RatesOnly 1 |l, b| b.counter(l.item.count, l.change);
+        "total" Plain 0 |l, _| Value::Count(l.item.count);
+    ];
+    let mut rows = source.rows(&source.now.lost, |change| &change.lost);
+    rows.retain(|row| row.item.count > 0);
+    rows.sort_by_key(|row| std::cmp::Reverse(row.item.count));
+    let empty = "no event was lost";
+    Table::build("lost", empty, "total", columns, &rows, source.basis)
+}
+
+/// Traffic of the interfaces with an XDP program.
+pub fn devices(source: Source<'_>) -> Table {
+    type Row<'a> = (&'a Device, Option<&'a DeviceTraffic>);
+    let columns: &[Column<Row<'_>>] = columns![Row<'_>;
+        "device" Plain 0 |(d, _), _| text(&d.device);
+        "XDP mode" Plain 2 |(d, _), _| text(if d.xdp_mode.is_empty() { "none" } else { &d.xdp_mode });
+        "protocol" Plain 1 |(_, t), _| t.map_or(Value::Missing, |t| text(&t.protocol));
+        "action" Plain 3 |(_, t), _| t.map_or(Value::Missing, |t| text(&t.action));
+        "packets" Plain 1 |(_, t), _| t.map_or(Value::Missing, |t| Value::Count(t.packets));
+        "bytes" Plain 1 |(_, t), _| t.map_or(Value::Missing, |t| Value::Bytes(t.bytes));
+        "flows" Plain 4 |(d, _), _| Value::Count(d.flows);
+        "not in a flow" Plain 5 |(d, _), _| Value::Count(d.overflow_packets);
+    ];
+    let mut rows: Vec<Row<'_>> = Vec::new();
+    for device in &source.now.devices {
+        if device.traffic.is_empty() {
+            rows.push((device, None));
+        }
+        rows.extend(device.traffic.iter().map(|traffic| (device, Some(traffic))));
+    }
+    let empty = "no interface is watched with XDP";
+    Table::build("devices", empty, "", columns, &rows, source.basis)
+}
+
+/// The largest flows that XDP saw.
+pub fn packet_flows(source: Source<'_>) -> Table {
+    let columns: &[Column<(&Device, &PacketFlow)>] = columns![(&Device, &PacketFlow);
+        "device" Plain 2 |(d, _), _| text(&d.device);
+        "protocol" Plain 2 |(_, f), _| text(&f.protocol);
+        "source" Plain 0 |(_, f), _| text(&f.source);
+        "destination" Plain 0 |(_, f), _| text(&f.destination);
+        "packets" Plain 1 |(_, f), _| Value::Count(f.packets);
+        "bytes" Plain 1 |(_, f), _| Value::Bytes(f.bytes);
+    ];
+    let mut rows: Vec<_> = source
+        .now
+        .devices
+        .iter()
+        .flat_map(|device| device.top_flows.iter().map(move |flow| (device, flow)))
+        .collect();
+    rows.sort_by_key(|(_, flow)| std::cmp::Reverse(flow.bytes));
+    let empty = "no packet seen by XDP";
+    Table::build("packet flows", empty, "bytes", columns, &rows, source.basis)
+}
+
+/// The kernel programs.
+pub fn programs(source: Source<'_>) -> Table {
+    struct Row<'a> {
+        program: &'a Program,
+        change: Option<(u64, f64)>,
+    }
+    impl Row<'_> {
+        /// Runs and the seconds they took: all, or those of the interval.
+        fn window(&self, basis: Basis) -> Option<(u64, f64)> {
+            match basis {
+                Basis::Totals => self.program.runs.zip(self.program.run_seconds),
+                Basis::Rates(_) => self.change,
+            }
+        }
+    }
+    let columns: &[Column<Row<'_>>] = columns![Row<'_>;
+        "program" Plain 1 |r, _| text(&r.program.program);
+        "hook" Plain 0 |r, _| text(&r.program.hook);
+        "attached" Plain 0 |r, _| text(if r.program.attached { "yes" } else { "no" });
+        "runs" Counter 3 |r, b| match (r.program.runs, b) {
+            (None, _) => Value::Missing,
+            (Some(runs), b) => b.counter(runs, r.change.map(|(runs, _)| runs)),
+        };
+        "time a run" Plain 3 |r, b| match r.window(b) {
+            Some((runs, seconds)) if runs > 0 => Value::Seconds(seconds / runs as f64),
+            _ => Value::Missing,
+        };
+        "note" Plain 2 |r, _| text(&r.program.note);
+    ];
+    let mut rows: Vec<Row<'_>> = source
+        .now
+        .programs
+        .iter()
+        .enumerate()
+        .map(|(i, program)| Row {
+            program,
+            change: source.change.and_then(|c| c.programs.get(i).copied()?),
+        })
+        .collect();
+    // What is missing comes first.
+    rows.sort_by_key(|row| row.program.attached);
+    let empty = "no kernel program";
+    Table::build("programs", empty, "", columns, &rows, source.basis)
+}
+
+/// Maps that can fill up.
+pub fn maps(source: Source<'_>) -> Table {
+    let columns: &[Column<&MapUse>] = columns![&MapUse;
+        "map" Plain 0 |m, _| text(&m.map);
+        "entries" Plain 1 |m, _| Value::Count(m.entries);
+        "capacity" Plain 1 |m, _| Value::Count(m.capacity);
+        "fill" Plain 0 |m, _| Value::ratio(m.entries, m.capacity);
+        "memory" Plain 1 |m, _| Value::Bytes(m.memory_bytes);
+    ];
+    let rows: Vec<&MapUse> = source.now.maps.iter().collect();
+    Table::build("maps", "no map", "fill", columns, &rows, source.basis)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::style::Style;
+    use crate::top::sample;
+
+    fn cell(table: &Table, row: usize, heading: &str) -> String {
+        let column = table
+            .headings
+            .iter()
+            .position(|h| h.title == heading)
+            .unwrap_or_else(|| panic!("no column {heading}"));
+        table.rows[row][column].show(Style::PLAIN)
+    }
+
+    #[test]
+    fn services_show_totals_or_the_interval() {
+        let old = sample::snapshot();
+        let new = sample::later(&old, 2.0);
+        let totals = services(Source::totals(&new));
+        assert_eq!(cell(&totals, 0, "svc"), "nginx");
+        assert_eq!(cell(&totals, 0, "opened"), "1,234,587");
+        let delta = Delta::between(&old, &new).unwrap();
+        let rates = services(Source::rates(&new, Some(&delta)));
+        assert_eq!(cell(&rates, 0, "opened/s"), "10.0");
+        assert_eq!(cell(&rates, 0, "in/s"), "1.00 KiB");
+        assert_eq!(cell(&rates, 0, "reset/s"), "1.00");
+        assert_eq!(cell(&rates, 0, "retr%"), "1.00 %");
+        assert_eq!(cell(&rates, 1, "RTT p99"), "-", "no sample in the interval");
+        let first = services(Source::rates(&new, None));
+        assert_eq!(cell(&first, 0, "opened/s"), "-");
+        assert_eq!(cell(&first, 0, "reset/s"), "-");
+        assert_eq!(cell(&first, 0, "RTT p99"), "-");
+        assert_eq!(cell(&first, 0, "open"), "87");
+    }
+
+    #[test]
+    fn every_default_sort_names_a_column() {
+        let snapshot = sample::snapshot();
+        let source = Source::rates(&snapshot, None);
+        for (table, sorted) in [
+            (services(source), true),
+            (connections(source), false),
+            (drops(source), true),
+            (resets(source), true),
+            (listeners(source), true),
+            (lost(source), true),
+            (devices(source), false),
+            (packet_flows(source), true),
+            (programs(source), false),
+            (maps(source), true),
+        ] {
+            assert_eq!(table.sort.is_some(), sorted, "{}", table.title);
+            assert!(!table.rows.is_empty(), "{}", table.title);
+        }
+    }
+
+    #[test]
+    fn a_device_without_traffic_is_shown() {
+        let mut snapshot = sample::snapshot();
+        snapshot.devices = vec![Device {
+            device: "eth1".to_owned(),
+            ..Device::default()
+        }];
+        let table = devices(Source::totals(&snapshot));
+        assert_eq!(cell(&table, 0, "XDP mode"), "none");
+        assert_eq!(cell(&table, 0, "packets"), "-");
+    }
+
+    #[test]
+    fn programs_show_time_a_run_only_where_it_is_measured() {
+        let old = sample::snapshot();
+        let table = programs(Source::totals(&old));
+        assert_eq!(
+            cell(&table, 0, "attached"),
+            "no",
+            "what is missing is first"
+        );
+        assert_eq!(
+            cell(&table, 1, "time a run"),
+            "250 us".replace("250 us", "0.25 us")
+        );
+        assert_eq!(cell(&table, 2, "time a run"), "-");
+    }
+
+    #[test]
+    fn a_listener_that_is_gone_has_no_queue() {
+        let mut snapshot = sample::snapshot();
+        snapshot.listeners[0].accept_queue_limit = 0;
+        snapshot.listeners[0].drops = u64::MAX;
+        let table = listeners(Source::totals(&snapshot));
+        assert_eq!(cell(&table, 0, "accept queue"), "-");
+    }
+}
