@@ -191,7 +191,7 @@ impl Pair {
             // One set-up for all: no duplicate detection, no router discovery.
             netns.sysctl(&format!("ipv6/conf/{DEVICE}/accept_ra"), 0);
             netns.ip(&format!("addr add {}/24 dev {DEVICE}", v4(host)));
-            netns.ip(&format!("addr add {}/64 dev {DEVICE} nodad", v6(host)));
+            netns.ip(&format!("addr add {}/64 dev {DEVICE} nodad", v6(host.into())));
             netns.ip(&format!("link set {DEVICE} addr 02:00:00:00:00:0{host} up"));
         }
         pair
@@ -205,6 +205,10 @@ impl Pair {
     pub const CLIENT_V4: IpAddr = IpAddr::V4(v4(2));
     /// Address of the client, IPv6.
     pub const CLIENT_V6: IpAddr = IpAddr::V6(v6(2));
+    /// Addresses on the link that nobody has: connecting to them ends in
+    /// EHOSTUNREACH once nobody has answered. (An ICMP error from a host on a
+    /// veth comes while `connect()` still holds the socket, and is dropped.)
+    pub const NOBODY: [IpAddr; 2] = [IpAddr::V4(v4(99)), IpAddr::V6(v6(99))];
     /// Addresses of the server, both families.
     pub const SERVERS: [IpAddr; 2] = [Self::SERVER_V4, Self::SERVER_V6];
 
