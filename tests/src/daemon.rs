@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     env,
-    ffi::OsStr,
+    ffi::{OsStr, OsString},
     fs::{self, File},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -21,6 +21,7 @@ use crate::{netns::Netns, poll};
 
 /// How long an orderly end may take.
 const SHUTDOWN: Duration = Duration::from_secs(2);
+const SOCKET: &str = "edgeprobe.sock";
 const FETCH: Duration = Duration::from_secs(30);
 
 /// The binary: `EDGEPROBE_BIN`, else what the workspace built last.
@@ -108,15 +109,15 @@ impl Running {
         }
     }
 
-    /// Ends it in order: exit code 0 within two seconds of SIGTERM.
+    /// Ends it in order: exit code 0 within two seconds of a signal.
     ///
     /// # Panics
     ///
     /// Where it ends otherwise.
     #[track_caller]
-    pub fn stop(mut self) {
+    pub fn stop(mut self, signal: i32) {
         self.assert_alive();
-        self.signal(libc::SIGTERM);
+        self.signal(signal);
         let asked = Instant::now();
         let status = loop {
             if let Some(status) = self.child.try_wait().expect("the state of a child") {
@@ -124,7 +125,7 @@ impl Running {
             }
             assert!(
                 asked.elapsed() < SHUTDOWN * slowness(),
-                "still there {SHUTDOWN:?} after SIGTERM\n{}",
+                "still there {SHUTDOWN:?} after signal {signal}\n{}",
                 self.messages()
             );
             thread::sleep(Duration::from_millis(5));
@@ -147,19 +148,28 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.end();
         if thread::panicking() {
-            eprintln!("--- messages of {}:\n{}", self.log.display(), self.messages());
+            eprintln!(
+                "--- messages of {}:\n{}",
+                self.log.display(),
+                self.messages()
+            );
         }
     }
 }
 
 /// Emulated processors are some twenty times slower.
 fn slowness() -> u32 {
-    if env::var_os("EP_GUEST").is_some() { 10 } else { 1 }
+    if env::var_os("EP_GUEST").is_some() {
+        10
+    } else {
+        1
+    }
 }
 
 /// `edgeprobe daemon` on a socket of its own, watching namespaces of the test.
 pub struct Daemon {
     running: Running,
+    arguments: Vec<OsString>,
     folder: TempDir,
 }
 
@@ -186,24 +196,34 @@ impl Daemon {
     }
 
     #[track_caller]
-    fn spawn(inside: Option<&Netns>, namespaces: &[&Netns], arguments: &[&str]) -> Self {
+    fn spawn(inside: Option<&Netns>, namespaces: &[&Netns], more: &[&str]) -> Self {
         let folder = tempfile::Builder::new()
             .prefix("edgeprobe-test-")
             .tempdir()
             .expect("a folder for the socket");
-        let socket = folder.path().join("edgeprobe.sock");
-        let mut command = edgeprobe(["daemon", "--socket"]);
-        command.arg(&socket);
+        let mut arguments: Vec<OsString> = vec!["daemon".into(), "--socket".into()];
+        arguments.push(folder.path().join(SOCKET).into());
         for netns in namespaces {
-            command.args(["--netns", netns.name()]);
+            arguments.extend(["--netns".into(), netns.name().into()]);
         }
-        command.args(arguments);
+        arguments.extend(more.iter().map(OsString::from));
+        Self::run(inside, arguments, folder)
+    }
+
+    #[track_caller]
+    fn run(inside: Option<&Netns>, arguments: Vec<OsString>, folder: TempDir) -> Self {
+        let command = edgeprobe(&arguments);
         let log = folder.path().join("messages");
         let running = match inside {
             Some(netns) => netns.run(|| Running::start(command, log)),
             None => Running::start(command, log),
         };
-        let mut daemon = Self { running, folder };
+        let mut daemon = Self {
+            running,
+            arguments,
+            folder,
+        };
+        let socket = daemon.socket();
         poll::until("the daemon answers", || {
             daemon.running.assert_alive();
             client::fetch(&socket, Request { connections: false }, FETCH).ok()
@@ -213,7 +233,7 @@ impl Daemon {
 
     /// Path of its socket.
     pub fn socket(&self) -> PathBuf {
-        self.folder.path().join("edgeprobe.sock")
+        self.folder.path().join(SOCKET)
     }
 
     /// A folder that goes with it.
@@ -263,7 +283,10 @@ impl Daemon {
     #[track_caller]
     fn ask(&self, request: Request) -> Snapshot {
         client::fetch(&self.socket(), request, FETCH).unwrap_or_else(|error| {
-            panic!("the daemon does not answer: {error}\n{}", self.running.messages())
+            panic!(
+                "the daemon does not answer: {error}\n{}",
+                self.running.messages()
+            )
         })
     }
 
@@ -279,13 +302,44 @@ impl Daemon {
     /// Where it does not end within two seconds with exit code 0.
     #[track_caller]
     pub fn stop(self) {
-        self.running.stop();
+        self.running.stop(libc::SIGTERM);
     }
 
-    /// Ends it at once; the folder stays for as long as the result lives.
-    pub fn kill(self) -> TempDir {
+    /// The same with SIGINT, as the terminal sends it.
+    ///
+    /// # Panics
+    ///
+    /// Where it does not end within two seconds with exit code 0.
+    #[track_caller]
+    pub fn interrupt(self) {
+        self.running.stop(libc::SIGINT);
+    }
+
+    /// Ends it at once.
+    pub fn kill(self) -> Killed {
         self.running.kill();
-        self.folder
+        Killed {
+            arguments: self.arguments,
+            folder: self.folder,
+        }
+    }
+}
+
+/// What a killed daemon leaves: its folder with the socket in it.
+pub struct Killed {
+    arguments: Vec<OsString>,
+    folder: TempDir,
+}
+
+impl Killed {
+    /// Starts it again on the same socket.
+    ///
+    /// # Panics
+    ///
+    /// Where it does not answer.
+    #[track_caller]
+    pub fn restart(self) -> Daemon {
+        Daemon::run(None, self.arguments, self.folder)
     }
 }
 
@@ -303,10 +357,12 @@ pub fn kernel_objects(pid: u32) -> BTreeSet<KernelObject> {
 
 fn kernel_object(text: &str) -> Option<KernelObject> {
     // A link shows the number of its program too: ask for it first.
-    ["link_id", "map_id", "prog_id"].into_iter().find_map(|kind| {
-        let line = text.lines().find_map(|line| line.strip_prefix(kind))?;
-        Some((kind, line.trim_start_matches(':').trim().parse().ok()?))
-    })
+    ["link_id", "map_id", "prog_id"]
+        .into_iter()
+        .find_map(|kind| {
+            let line = text.lines().find_map(|line| line.strip_prefix(kind))?;
+            Some((kind, line.trim_start_matches(':').trim().parse().ok()?))
+        })
 }
 
 /// Seconds since 1970.
@@ -324,7 +380,10 @@ mod tests {
     fn a_link_is_not_taken_for_its_program() {
         let link = "pos:\t0\nlink_type:\ttracing\nlink_id:\t7\nprog_tag:\tx\nprog_id:\t9\n";
         assert_eq!(kernel_object(link), Some(("link_id", 7)));
-        assert_eq!(kernel_object("prog_type:\t1\nprog_id:\t9\n"), Some(("prog_id", 9)));
+        assert_eq!(
+            kernel_object("prog_type:\t1\nprog_id:\t9\n"),
+            Some(("prog_id", 9))
+        );
         assert_eq!(kernel_object("pos:\t0\n"), None);
     }
 }

@@ -8,7 +8,10 @@ use probe_user::snapshot::{Histogram, Snapshot};
 pub fn counters(snapshot: &Snapshot) -> BTreeMap<String, u64> {
     let mut flat = BTreeMap::new();
     for one in &snapshot.tcp {
-        let of = format!("tcp {} {} {}", one.labels.side, one.labels.svc, one.labels.peer);
+        let of = format!(
+            "tcp {} {} {}",
+            one.labels.side, one.labels.svc, one.labels.peer
+        );
         let mut put = |name: &str, value: u64| flat.insert(format!("{of} {name}"), value);
         put("opened", one.opened);
         put("sent_bytes", one.sent_bytes);
@@ -79,8 +82,7 @@ pub fn shrunk(earlier: &BTreeMap<String, u64>, later: &BTreeMap<String, u64>) ->
         .iter()
         .filter_map(|(name, before)| {
             let now = later.get(name).copied();
-            (now.is_none_or(|now| now < *before))
-                .then(|| format!("{name}: {before}, then {now:?}"))
+            (now.is_none_or(|now| now < *before)).then(|| format!("{name}: {before}, then {now:?}"))
         })
         .collect()
 }

@@ -34,7 +34,10 @@ pub fn get(address: SocketAddr, path: &str, accept: &str) -> io::Result<Page> {
         .nth(1)
         .and_then(|code| code.parse().ok())
         .ok_or_else(|| io::Error::other("no status"))?;
-    let body = if head.to_ascii_lowercase().contains("transfer-encoding: chunked") {
+    let body = if head
+        .to_ascii_lowercase()
+        .contains("transfer-encoding: chunked")
+    {
         unchunk(body)?
     } else {
         body.to_owned()
@@ -71,7 +74,10 @@ mod tests {
 
     #[test]
     fn chunks_are_joined() {
-        assert_eq!(unchunk("3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n").ok().as_deref(), Some("abcde"));
+        assert_eq!(
+            unchunk("3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n").ok().as_deref(),
+            Some("abcde")
+        );
         assert!(unchunk("9\r\nabc\r\n").is_err());
     }
 

@@ -6,6 +6,7 @@
 //! test that asked for it.
 
 pub mod daemon;
+pub mod delay;
 pub mod flatten;
 pub mod frame;
 pub mod http;

@@ -71,9 +71,14 @@ enum Ending {
 
 impl Ending {
     fn from_number(number: u32) -> Option<Self> {
-        [Self::ClientFirst, Self::ServerFirst, Self::Abort, Self::Hold]
-            .into_iter()
-            .find(|ending| *ending as u32 == number)
+        [
+            Self::ClientFirst,
+            Self::ServerFirst,
+            Self::Abort,
+            Self::Hold,
+        ]
+        .into_iter()
+        .find(|ending| *ending as u32 == number)
     }
 }
 
@@ -108,7 +113,9 @@ impl Server {
                 .unwrap_or_else(|error| panic!("listening on {address}: {error}"));
             let stopped = stopped.try_clone().expect("a descriptor");
             let accepted = accepted.clone();
-            threads.push(thread::spawn(move || accept(&listener, &stopped, &accepted)));
+            threads.push(thread::spawn(move || {
+                accept(&listener, &stopped, &accepted)
+            }));
         }
         for _ in 0..WORKERS {
             let (work, tally, held) = (Arc::clone(&work), Arc::clone(&tally), Arc::clone(&held));
@@ -149,7 +156,9 @@ impl Server {
     #[track_caller]
     pub fn stop(mut self) -> Totals {
         for result in self.end() {
-            result.expect("no thread panicked").expect("all were served");
+            result
+                .expect("no thread panicked")
+                .expect("all were served");
         }
         self.totals()
     }

@@ -187,14 +187,29 @@ impl Pair {
         pair.server.ip(&format!(
             "link add {DEVICE} type veth peer name {DEVICE} netns {peer}"
         ));
-        for (netns, host) in [(&pair.server, 1), (&pair.client, 2)] {
-            // One set-up for all: no duplicate detection, no router discovery.
-            netns.sysctl(&format!("ipv6/conf/{DEVICE}/accept_ra"), 0);
-            netns.ip(&format!("addr add {}/24 dev {DEVICE}", v4(host)));
-            netns.ip(&format!("addr add {}/64 dev {DEVICE} nodad", v6(host.into())));
-            netns.ip(&format!("link set {DEVICE} addr 02:00:00:00:00:0{host} up"));
-        }
+        Self::configure(&pair.server, 1);
+        Self::configure(&pair.client, 2);
         pair
+    }
+
+    /// Gives [`DEVICE`] its addresses: 1 is the server, 2 the client.
+    pub(crate) fn configure(netns: &Netns, host: u8) {
+        // One set-up for all: no duplicate detection, no router discovery.
+        netns.sysctl(&format!("ipv6/conf/{DEVICE}/accept_ra"), 0);
+        netns.ip(&format!("addr add {}/24 dev {DEVICE}", v4(host)));
+        netns.ip(&format!(
+            "addr add {}/64 dev {DEVICE} nodad",
+            v6(host.into())
+        ));
+        let up = format!("link set {DEVICE} addr 02:00:00:00:00:0{host} up");
+        netns.ip(&up);
+        let other = 3 - host;
+        // Known neighbours: no packet of a test waits for an answer.
+        for address in [IpAddr::V4(v4(other)), IpAddr::V6(v6(other.into()))] {
+            netns.ip(&format!(
+                "neigh replace {address} lladdr 02:00:00:00:00:0{other} dev {DEVICE} nud permanent"
+            ));
+        }
     }
 
     /// Address of the server, IPv4.

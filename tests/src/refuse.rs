@@ -147,3 +147,17 @@ fn outcome(socket: &Socket) -> io::Result<i32> {
         _ => Err(io::Error::last_os_error()),
     }
 }
+
+/// Connections that were begun and are left to themselves.
+///
+/// # Panics
+///
+/// Where one cannot begin.
+#[track_caller]
+pub fn waiting(netns: &Netns, target: SocketAddr, count: u32, syns: i32) -> Vec<Socket> {
+    netns.run(|| {
+        (0..count)
+            .map(|_| begin(target, Some(syns)).expect("a connection begins"))
+            .collect()
+    })
+}

@@ -23,6 +23,11 @@ pub fn skipped(test: &str, reason: &str) {
     );
 }
 
+/// Says that a test means nothing on this kernel, and why; no failure anywhere.
+pub fn impossible(test: &str, reason: &str) {
+    println!("SKIPPED: {test}: {reason}");
+}
+
 /// Root and the only test of this process that runs now; `None`, said loudly,
 /// for an ordinary user.
 ///

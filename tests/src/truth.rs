@@ -105,7 +105,10 @@ pub fn failures_except(series: &TcpSeries, reasons: &[&str]) -> u64 {
 }
 
 fn of(map: &BTreeMap<String, u64>, names: &[&str]) -> u64 {
-    names.iter().map(|name| map.get(*name).copied().unwrap_or_default()).sum()
+    names
+        .iter()
+        .map(|name| map.get(*name).copied().unwrap_or_default())
+        .sum()
 }
 
 /// Compares a snapshot with what the kernel counted over the same time, once
@@ -124,13 +127,17 @@ pub fn against_kernel(table: &mut Table, ours: &Snapshot, theirs: &Counters, ope
     );
     table.equal(
         "opened by us and failed = ActiveOpens",
-        sum(ours, "client", |one| one.opened + failures_except(one, &["local"])),
+        sum(ours, "client", |one| {
+            one.opened + failures_except(one, &["local"])
+        }),
         tcp("ActiveOpens"),
     );
     let unseen = if old { ext("EmbryonicRsts") } else { 0 };
     table.equal(
         "failed = AttemptFails",
-        sum(ours, "", |one| failures_except(one, &["cancelled", "local"])),
+        sum(ours, "", |one| {
+            failures_except(one, &["cancelled", "local"])
+        }),
         tcp("AttemptFails") - unseen,
     );
     table.equal(
@@ -184,21 +191,29 @@ pub fn against_kernel(table: &mut Table, ours: &Snapshot, theirs: &Counters, ope
         ours.listeners.iter().map(|listener| listener.drops).sum(),
         ext("ListenDrops"),
     );
-    table.equal(
-        "lost = 0",
-        ours.lost.iter().map(|lost| lost.count).sum(),
-        0,
-    );
+    table.equal("lost = 0", ours.lost.iter().map(|lost| lost.count).sum(), 0);
 }
 
 /// Compares bytes with what the programs at both ends wrote and read.
 pub fn against_programs(table: &mut Table, ours: &Snapshot, client: Totals, server: Totals) {
     let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
     for (side, totals, names) in [
-        ("client", client, ["client: bytes written", "client: bytes read"]),
-        ("server", server, ["server: bytes written", "server: bytes read"]),
+        (
+            "client",
+            client,
+            ["client: bytes written", "client: bytes read"],
+        ),
+        (
+            "server",
+            server,
+            ["server: bytes written", "server: bytes read"],
+        ),
     ] {
-        table.equal(names[0], sum(ours, side, |one| one.sent_bytes), number(totals.sent));
+        table.equal(
+            names[0],
+            sum(ours, side, |one| one.sent_bytes),
+            number(totals.sent),
+        );
         table.equal(
             names[1],
             sum(ours, side, |one| one.received_bytes),

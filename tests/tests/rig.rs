@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use probe_tests::{
+    delay::{DelayLine, ONE_WAY},
     load::{self, Clients, Server, on_port},
     netns::Pair,
     refuse, skip,
@@ -62,4 +63,18 @@ fn the_load_does_what_it_says() {
     server.release();
     load::quiet(&pair.both(), 0);
     server.stop();
+}
+
+#[test]
+fn the_delay_line_is_as_long_as_it_says() {
+    let Some(_turn) = skip::turn("the_delay_line_is_as_long_as_it_says") else {
+        return;
+    };
+    let line = DelayLine::new(ONE_WAY);
+    let rtts = line.talk(80);
+    let (middle, known) = (rtts[rtts.len() / 2], 2.0 * ONE_WAY.as_secs_f64());
+    assert!(
+        (middle / known - 1.0).abs() < 0.05,
+        "{middle} s for {known} s"
+    );
 }
