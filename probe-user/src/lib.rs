@@ -3,13 +3,13 @@
 
 pub mod cli;
 pub mod collector;
-pub mod config;
-pub mod kernel;
-pub mod loader;
 pub mod commands;
+pub mod config;
 pub mod doctor;
 pub mod export;
 pub mod feed;
+pub mod kernel;
+pub mod loader;
 pub mod logging;
 pub mod process;
 pub mod server;

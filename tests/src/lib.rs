@@ -1,1 +1,19 @@
-//! The rig of the real-kernel tests.
+//! The rig of the real-kernel tests: network namespaces that remove
+//! themselves, a daemon that does not outlive its test, load made of real
+//! sockets, and the counters of the kernel to compare with.
+//!
+//! The rig panics where something is not as it must be, with the line of the
+//! test that asked for it.
+
+pub mod daemon;
+pub mod delay;
+pub mod flatten;
+pub mod frame;
+pub mod http;
+pub mod load;
+pub mod netns;
+pub mod poll;
+pub mod refuse;
+pub mod skip;
+pub mod snmp;
+pub mod truth;

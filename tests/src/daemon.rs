@@ -1,0 +1,389 @@
+//! A daemon that does not outlive its test.
+
+use std::{
+    collections::BTreeSet,
+    env,
+    ffi::{OsStr, OsString},
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use probe_user::{
+    snapshot::Snapshot,
+    socket::{Request, client},
+};
+use tempfile::TempDir;
+
+use crate::{netns::Netns, poll};
+
+/// How long an orderly end may take.
+const SHUTDOWN: Duration = Duration::from_secs(2);
+const SOCKET: &str = "edgeprobe.sock";
+const FETCH: Duration = Duration::from_secs(30);
+
+/// The binary: `EDGEPROBE_BIN`, else what the workspace built last.
+///
+/// # Panics
+///
+/// Where there is none.
+pub fn binary() -> PathBuf {
+    if let Some(path) = env::var_os("EDGEPROBE_BIN") {
+        return path.into();
+    }
+    // Beside the test itself: target/<profile>/deps/<test>.
+    let test = env::current_exe().expect("the path of this test");
+    let target = test.ancestors().nth(3).expect("the target folder");
+    let built = |profile: &str| {
+        let path = target.join(profile).join("edgeprobe");
+        let time = fs::metadata(&path).ok()?.modified().ok()?;
+        Some((time, path))
+    };
+    let newest = ["release", "debug"].into_iter().filter_map(built).max();
+    newest
+        .expect("edgeprobe is not built: run `cargo xtask build`, or set EDGEPROBE_BIN")
+        .1
+}
+
+/// An `edgeprobe` command to run.
+///
+/// # Panics
+///
+/// Where there is no binary.
+pub fn edgeprobe<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Command {
+    let mut command = Command::new(binary());
+    command.args(arguments).stdin(Stdio::null());
+    command
+}
+
+/// A running program whose messages are kept for the report of a failure.
+pub struct Running {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Running {
+    /// Starts it; `log` takes its messages.
+    ///
+    /// # Panics
+    ///
+    /// Where it cannot start.
+    #[track_caller]
+    pub fn start(mut command: Command, log: PathBuf) -> Self {
+        let messages = File::create(&log).expect("a file for the messages");
+        let child = command
+            .stdout(Stdio::null())
+            .stderr(messages)
+            .spawn()
+            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        Self { child, log }
+    }
+
+    /// Its process number.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it said so far.
+    pub fn messages(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: i32) {
+        // SAFETY: the child is not reaped yet, so the number is its own.
+        unsafe { libc::kill(self.child.id() as i32, signal) };
+    }
+
+    /// Fails where it has ended.
+    ///
+    /// # Panics
+    ///
+    /// With its messages, where it has.
+    #[track_caller]
+    pub fn assert_alive(&mut self) {
+        if let Some(status) = self.child.try_wait().expect("the state of a child") {
+            panic!("it ended: {status}\n{}", self.messages());
+        }
+    }
+
+    /// Ends it in order: exit code 0 within two seconds of a signal.
+    ///
+    /// # Panics
+    ///
+    /// Where it ends otherwise.
+    #[track_caller]
+    pub fn stop(mut self, signal: i32) {
+        self.assert_alive();
+        self.signal(signal);
+        let asked = Instant::now();
+        let status = loop {
+            if let Some(status) = self.child.try_wait().expect("the state of a child") {
+                break status;
+            }
+            assert!(
+                asked.elapsed() < SHUTDOWN * slowness(),
+                "still there {SHUTDOWN:?} after signal {signal}\n{}",
+                self.messages()
+            );
+            thread::sleep(Duration::from_millis(5));
+        };
+        assert!(status.success(), "{status}\n{}", self.messages());
+    }
+
+    /// Ends it at once, as the kernel does when memory runs out.
+    pub fn kill(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.end();
+        if thread::panicking() {
+            eprintln!(
+                "--- messages of {}:\n{}",
+                self.log.display(),
+                self.messages()
+            );
+        }
+    }
+}
+
+/// Emulated processors are some twenty times slower.
+fn slowness() -> u32 {
+    if env::var_os("EP_GUEST").is_some() {
+        10
+    } else {
+        1
+    }
+}
+
+/// `edgeprobe daemon` on a socket of its own, watching namespaces of the test.
+pub struct Daemon {
+    running: Running,
+    arguments: Vec<OsString>,
+    folder: TempDir,
+}
+
+impl Daemon {
+    /// Starts it and waits until it answers.
+    ///
+    /// # Panics
+    ///
+    /// Where it does not.
+    #[track_caller]
+    pub fn start(namespaces: &[&Netns], arguments: &[&str]) -> Self {
+        Self::spawn(None, namespaces, arguments)
+    }
+
+    /// The same from inside a namespace: its devices and its loopback are the
+    /// daemon's.
+    ///
+    /// # Panics
+    ///
+    /// Where it does not answer.
+    #[track_caller]
+    pub fn start_inside(netns: &Netns, arguments: &[&str]) -> Self {
+        Self::spawn(Some(netns), &[netns], arguments)
+    }
+
+    #[track_caller]
+    fn spawn(inside: Option<&Netns>, namespaces: &[&Netns], more: &[&str]) -> Self {
+        let folder = tempfile::Builder::new()
+            .prefix("edgeprobe-test-")
+            .tempdir()
+            .expect("a folder for the socket");
+        let mut arguments: Vec<OsString> = vec!["daemon".into(), "--socket".into()];
+        arguments.push(folder.path().join(SOCKET).into());
+        for netns in namespaces {
+            arguments.extend(["--netns".into(), netns.name().into()]);
+        }
+        arguments.extend(more.iter().map(OsString::from));
+        Self::run(inside, arguments, folder)
+    }
+
+    #[track_caller]
+    fn run(inside: Option<&Netns>, arguments: Vec<OsString>, folder: TempDir) -> Self {
+        let command = edgeprobe(&arguments);
+        let log = folder.path().join("messages");
+        let running = match inside {
+            Some(netns) => netns.run(|| Running::start(command, log)),
+            None => Running::start(command, log),
+        };
+        let mut daemon = Self {
+            running,
+            arguments,
+            folder,
+        };
+        let socket = daemon.socket();
+        poll::until("the daemon answers", || {
+            daemon.running.assert_alive();
+            client::fetch(&socket, Request { connections: false }, FETCH).ok()
+        });
+        daemon
+    }
+
+    /// Path of its socket.
+    pub fn socket(&self) -> PathBuf {
+        self.folder.path().join(SOCKET)
+    }
+
+    /// A folder that goes with it.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Its process.
+    pub fn process(&self) -> &Running {
+        &self.running
+    }
+
+    /// A snapshot that was begun after this call.
+    ///
+    /// # Panics
+    ///
+    /// Where none comes.
+    #[track_caller]
+    pub fn snapshot(&self) -> Snapshot {
+        let asked = now();
+        poll::until("a fresh snapshot", || {
+            let snapshot = self.latest();
+            (snapshot.timestamp_seconds - snapshot.duration_seconds > asked).then_some(snapshot)
+        })
+    }
+
+    /// The snapshot that a client gets now.
+    ///
+    /// # Panics
+    ///
+    /// Where the daemon does not answer.
+    #[track_caller]
+    pub fn latest(&self) -> Snapshot {
+        self.ask(Request { connections: false })
+    }
+
+    /// A snapshot with the connections that are open.
+    ///
+    /// # Panics
+    ///
+    /// Where the daemon does not answer.
+    #[track_caller]
+    pub fn connections(&self) -> Snapshot {
+        self.ask(Request { connections: true })
+    }
+
+    #[track_caller]
+    fn ask(&self, request: Request) -> Snapshot {
+        client::fetch(&self.socket(), request, FETCH).unwrap_or_else(|error| {
+            panic!(
+                "the daemon does not answer: {error}\n{}",
+                self.running.messages()
+            )
+        })
+    }
+
+    /// Kernel objects that it holds.
+    pub fn kernel_objects(&self) -> BTreeSet<KernelObject> {
+        kernel_objects(self.running.pid())
+    }
+
+    /// Ends it in order.
+    ///
+    /// # Panics
+    ///
+    /// Where it does not end within two seconds with exit code 0.
+    #[track_caller]
+    pub fn stop(self) {
+        self.running.stop(libc::SIGTERM);
+    }
+
+    /// The same with SIGINT, as the terminal sends it.
+    ///
+    /// # Panics
+    ///
+    /// Where it does not end within two seconds with exit code 0.
+    #[track_caller]
+    pub fn interrupt(self) {
+        self.running.stop(libc::SIGINT);
+    }
+
+    /// Ends it at once.
+    pub fn kill(self) -> Killed {
+        self.running.kill();
+        Killed {
+            arguments: self.arguments,
+            folder: self.folder,
+        }
+    }
+}
+
+/// What a killed daemon leaves: its folder with the socket in it.
+pub struct Killed {
+    arguments: Vec<OsString>,
+    folder: TempDir,
+}
+
+impl Killed {
+    /// Starts it again on the same socket.
+    ///
+    /// # Panics
+    ///
+    /// Where it does not answer.
+    #[track_caller]
+    pub fn restart(self) -> Daemon {
+        Daemon::run(None, self.arguments, self.folder)
+    }
+}
+
+/// A BPF object of the kernel: what it is and its number.
+pub type KernelObject = (&'static str, u32);
+
+/// BPF objects that a process holds, as `/proc` shows them.
+pub fn kernel_objects(pid: u32) -> BTreeSet<KernelObject> {
+    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fdinfo")) else {
+        return BTreeSet::new();
+    };
+    let texts = entries.filter_map(|entry| fs::read_to_string(entry.ok()?.path()).ok());
+    texts.filter_map(|text| kernel_object(&text)).collect()
+}
+
+fn kernel_object(text: &str) -> Option<KernelObject> {
+    // A link shows the number of its program too: ask for it first.
+    ["link_id", "map_id", "prog_id"]
+        .into_iter()
+        .find_map(|kind| {
+            let line = text.lines().find_map(|line| line.strip_prefix(kind))?;
+            Some((kind, line.trim_start_matches(':').trim().parse().ok()?))
+        })
+}
+
+/// Seconds since 1970.
+pub fn now() -> f64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0.0, |since| since.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_is_not_taken_for_its_program() {
+        let link = "pos:\t0\nlink_type:\ttracing\nlink_id:\t7\nprog_tag:\tx\nprog_id:\t9\n";
+        assert_eq!(kernel_object(link), Some(("link_id", 7)));
+        assert_eq!(
+            kernel_object("prog_type:\t1\nprog_id:\t9\n"),
+            Some(("prog_id", 9))
+        );
+        assert_eq!(kernel_object("pos:\t0\n"), None);
+    }
+}

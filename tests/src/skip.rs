@@ -1,0 +1,92 @@
+//! What a test needs before it can say anything: root, tools, and its turn.
+
+use std::{
+    env, fs,
+    path::PathBuf,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+static TURN: Mutex<()> = Mutex::new(());
+
+/// Says that a test is left out, and why. Where `CI=true` promises that all is
+/// there, it fails instead.
+///
+/// # Panics
+///
+/// Under `CI=true`.
+#[track_caller]
+pub fn skipped(test: &str, reason: &str) {
+    println!("SKIPPED: {test}: {reason}");
+    assert!(
+        env::var_os("CI").is_none_or(|ci| ci != "true"),
+        "{test} cannot be left out where CI=true: {reason}"
+    );
+}
+
+/// Says that a test means nothing on this kernel, and why; no failure anywhere.
+pub fn impossible(test: &str, reason: &str) {
+    println!("SKIPPED: {test}: {reason}");
+}
+
+/// Root and the only test of this process that runs now; `None`, said loudly,
+/// for an ordinary user.
+///
+/// The tests share the processors and the kernel: one after the other, each
+/// gets the full speed that it wants to measure at.
+#[track_caller]
+#[must_use]
+pub fn turn(test: &str) -> Option<MutexGuard<'static, ()>> {
+    // SAFETY: the call has no preconditions.
+    if unsafe { libc::geteuid() } != 0 {
+        skipped(test, "needs root");
+        return None;
+    }
+    Some(TURN.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// The path of a program, or `None`, said loudly.
+#[track_caller]
+#[must_use]
+pub fn tool(test: &str, name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let found = env::split_paths(&path)
+        .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
+        .map(|folder| folder.join(name))
+        .find(|candidate| candidate.is_file());
+    if found.is_none() {
+        skipped(test, &format!("{name} is not installed"));
+    }
+    found
+}
+
+/// How much of the full load to make, from `EP_SCALE`: slow machines set less
+/// than 1.
+///
+/// # Panics
+///
+/// Where the variable is no positive number.
+pub fn scaled(full: u32) -> u32 {
+    let scale = env::var("EP_SCALE").map_or(1.0, |text| {
+        text.parse::<f64>()
+            .ok()
+            .filter(|scale| *scale > 0.0)
+            .unwrap_or_else(|| panic!("EP_SCALE={text} is no positive number"))
+    });
+    ((f64::from(full) * scale).round() as u32).max(1)
+}
+
+/// Major and minor version of the running kernel.
+///
+/// # Panics
+///
+/// Where the kernel does not say.
+pub fn kernel() -> (u32, u32) {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("the kernel's release");
+    let mut numbers = release
+        .split(|c: char| !c.is_ascii_digit())
+        .map_while(|number| number.parse().ok());
+    match (numbers.next(), numbers.next()) {
+        (Some(major), Some(minor)) => (major, minor),
+        _ => panic!("the kernel's release is {release:?}"),
+    }
+}

@@ -1,0 +1,233 @@
+//! The table of truth: our numbers beside those of the kernel and of the load.
+
+use std::{
+    collections::BTreeMap,
+    fmt::{self, Write},
+};
+
+use probe_user::snapshot::{Snapshot, TcpSeries};
+
+use crate::{load::Totals, skip, snmp::Counters};
+
+/// How two numbers must stand to each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Relation {
+    Equal,
+    AtMost,
+}
+
+struct Line {
+    what: &'static str,
+    ours: i64,
+    relation: Relation,
+    theirs: i64,
+}
+
+/// Pairs of numbers that must agree.
+#[derive(Default)]
+pub struct Table(Vec<Line>);
+
+impl Table {
+    /// Ours must equal theirs.
+    pub fn equal(&mut self, what: &'static str, ours: u64, theirs: i64) {
+        self.push(what, ours, Relation::Equal, theirs);
+    }
+
+    /// Ours must not exceed theirs.
+    pub fn at_most(&mut self, what: &'static str, ours: u64, theirs: i64) {
+        self.push(what, ours, Relation::AtMost, theirs);
+    }
+
+    fn push(&mut self, what: &'static str, ours: u64, relation: Relation, theirs: i64) {
+        let ours = i64::try_from(ours).unwrap_or(i64::MAX);
+        self.0.push(Line {
+            what,
+            ours,
+            relation,
+            theirs,
+        });
+    }
+
+    /// Prints the table and fails where a line does not hold.
+    ///
+    /// # Panics
+    ///
+    /// There.
+    #[track_caller]
+    pub fn check(&self) {
+        println!("{self}");
+        let wrong = self.0.iter().filter(|line| !line.holds()).count();
+        assert!(wrong == 0, "{wrong} lines do not hold:\n{self}");
+    }
+}
+
+impl Line {
+    fn holds(&self) -> bool {
+        match self.relation {
+            Relation::Equal => self.ours == self.theirs,
+            Relation::AtMost => self.ours <= self.theirs,
+        }
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for line in &self.0 {
+            let sign = match line.relation {
+                Relation::Equal => "=",
+                Relation::AtMost => "<=",
+            };
+            let mark = if line.holds() { ' ' } else { '!' };
+            writeln!(
+                f,
+                "{mark} {:<44} {:>12} {sign:>2} {:>12}",
+                line.what, line.ours, line.theirs
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// Sum of a value over the series of a side; all sides for an empty name.
+pub fn sum(snapshot: &Snapshot, side: &str, value: impl Fn(&TcpSeries) -> u64) -> u64 {
+    (snapshot.tcp.iter())
+        .filter(|series| side.is_empty() || series.labels.side == side)
+        .map(value)
+        .sum()
+}
+
+/// Connect failures of a series except those for the reasons given.
+pub fn failures_except(series: &TcpSeries, reasons: &[&str]) -> u64 {
+    (series.connect_failures.iter())
+        .filter(|(reason, _)| !reasons.contains(&reason.as_str()))
+        .map(|(_, count)| count)
+        .sum()
+}
+
+fn of(map: &BTreeMap<String, u64>, names: &[&str]) -> u64 {
+    names
+        .iter()
+        .map(|name| map.get(*name).copied().unwrap_or_default())
+        .sum()
+}
+
+/// Compares a snapshot with what the kernel counted over the same time, once
+/// all is at rest. `open_before` is how many ends were open at the start.
+pub fn against_kernel(table: &mut Table, ours: &Snapshot, theirs: &Counters, open_before: i64) {
+    let old = skip::kernel() < (6, 11);
+    let tcp = |name: &str| theirs.get(&format!("Tcp.{name}"));
+    let ext = |name: &str| theirs.get(&format!("TcpExt.{name}"));
+
+    // Half-open connections that were reset never had a child socket.
+    let children_lost = sum(ours, "server", |one| failures_except(one, &["reset"]));
+    table.equal(
+        "opened by clients of us = PassiveOpens",
+        sum(ours, "server", |one| one.opened) + children_lost,
+        tcp("PassiveOpens"),
+    );
+    table.equal(
+        "opened by us and failed = ActiveOpens",
+        sum(ours, "client", |one| {
+            one.opened + failures_except(one, &["local"])
+        }),
+        tcp("ActiveOpens"),
+    );
+    let unseen = if old { ext("EmbryonicRsts") } else { 0 };
+    table.equal(
+        "failed = AttemptFails",
+        sum(ours, "", |one| {
+            failures_except(one, &["cancelled", "local"])
+        }),
+        tcp("AttemptFails") - unseen,
+    );
+    table.equal(
+        "open = CurrEstab",
+        sum(ours, "", |one| one.open),
+        tcp("CurrEstab") + open_before,
+    );
+    let sent = (ours.resets.iter())
+        .filter(|reset| reset.direction == "sent")
+        .map(|reset| reset.count)
+        .sum();
+    if old {
+        table.at_most("resets sent <= OutRsts", sent, tcp("OutRsts"));
+    } else {
+        table.equal("resets sent = OutRsts", sent, tcp("OutRsts"));
+    }
+
+    let retransmits = |names: &[&str]| sum(ours, "", |one| of(&one.retransmits, names));
+    table.equal(
+        "retransmits = RetransSegs",
+        sum(ours, "", |one| one.retransmits.values().sum()),
+        tcp("RetransSegs"),
+    );
+    table.equal(
+        "retransmits syn, synack = TCPSynRetrans",
+        retransmits(&["syn", "synack"]),
+        ext("TCPSynRetrans"),
+    );
+    table.equal(
+        "retransmits fast = TCPFastRetrans",
+        retransmits(&["fast"]),
+        ext("TCPFastRetrans"),
+    );
+    table.equal(
+        "retransmits other = TCPSlowStartRetrans",
+        retransmits(&["other"]),
+        ext("TCPSlowStartRetrans"),
+    );
+    table.at_most(
+        "retransmits timeout <= TCPTimeouts",
+        retransmits(&["timeout"]),
+        ext("TCPTimeouts"),
+    );
+    table.at_most(
+        "retransmits tail_loss_probe <= TCPLossProbes",
+        retransmits(&["tail_loss_probe"]),
+        ext("TCPLossProbes"),
+    );
+    table.equal(
+        "listen drops = ListenDrops",
+        ours.listeners.iter().map(|listener| listener.drops).sum(),
+        ext("ListenDrops"),
+    );
+    table.equal("lost = 0", ours.lost.iter().map(|lost| lost.count).sum(), 0);
+}
+
+/// Compares bytes with what the programs at both ends wrote and read.
+pub fn against_programs(table: &mut Table, ours: &Snapshot, client: Totals, server: Totals) {
+    let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+    for (side, totals, names) in [
+        (
+            "client",
+            client,
+            ["client: bytes written", "client: bytes read"],
+        ),
+        (
+            "server",
+            server,
+            ["server: bytes written", "server: bytes read"],
+        ),
+    ] {
+        table.equal(
+            names[0],
+            sum(ours, side, |one| one.sent_bytes),
+            number(totals.sent),
+        );
+        table.equal(
+            names[1],
+            sum(ours, side, |one| one.received_bytes),
+            number(totals.received),
+        );
+    }
+}
+
+/// All that was lost, as text for a message.
+pub fn lost(snapshot: &Snapshot) -> String {
+    (snapshot.lost.iter())
+        .filter(|lost| lost.count > 0)
+        .fold(String::new(), |mut text, lost| {
+            let _ = writeln!(text, "{} {}: {}", lost.hook, lost.cause, lost.count);
+            text
+        })
+}

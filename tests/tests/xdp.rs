@@ -1,0 +1,269 @@
+//! XDP on a device of the test's own, frame by frame.
+
+use std::net::{IpAddr, SocketAddr};
+
+use probe_tests::{
+    daemon::Daemon,
+    frame::{self, Wire},
+    load::{self, Clients, Server, on_port},
+    netns::{DEVICE, Netns, Pair},
+    poll, skip,
+    truth::Table,
+};
+use probe_user::snapshot::{Device, Snapshot};
+
+const ETHERNET_HEADER: u64 = 14;
+const SERVER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
+
+/// Packets and bytes that a device received.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Received {
+    packets: u64,
+    bytes: u64,
+}
+
+fn received(netns: &Netns) -> Received {
+    let text = netns.ip(&format!(
+        "-json -statistics -statistics link show dev {DEVICE}"
+    ));
+    let links: serde_json::Value = serde_json::from_str(&text).expect("JSON from ip");
+    let rx = &links[0]["stats64"]["rx"];
+    let number = |name: &str| rx[name].as_u64().expect("a number in the statistics");
+    assert_eq!(
+        number("dropped") + number("errors"),
+        0,
+        "a device that loses nothing"
+    );
+    Received {
+        packets: number("packets"),
+        bytes: number("bytes"),
+    }
+}
+
+fn device(snapshot: &Snapshot) -> &Device {
+    let device = snapshot.devices.iter().find(|one| one.device == DEVICE);
+    device.expect("the device of the test")
+}
+
+fn ours(device: &Device) -> Received {
+    Received {
+        packets: device.traffic.iter().map(|one| one.packets).sum(),
+        bytes: device.traffic.iter().map(|one| one.bytes).sum(),
+    }
+}
+
+/// What the device of the server received between two reads, by its own
+/// statistics; with the Ethernet header, which `veth` leaves out of its bytes
+/// while a native XDP program runs.
+fn difference(before: Received, after: Received, mode: &str) -> Received {
+    let packets = after.packets - before.packets;
+    let header = if mode == "native" { ETHERNET_HEADER } else { 0 };
+    Received {
+        packets,
+        bytes: after.bytes - before.bytes + header * packets,
+    }
+}
+
+/// The statistics once they stand still, with a snapshot from that time.
+fn at_rest(netns: &Netns, daemon: &Daemon) -> (Received, Snapshot) {
+    poll::until("the device is at rest", || {
+        let first = received(netns);
+        let snapshot = daemon.snapshot();
+        (received(netns) == first).then_some((first, snapshot))
+    })
+}
+
+fn traffic(snapshot: &Snapshot, protocol: &str) -> Received {
+    let of_protocol = |one: &&probe_user::snapshot::DeviceTraffic| one.protocol == protocol;
+    let mut device = device(snapshot).clone();
+    device.traffic = device.traffic.iter().filter(of_protocol).cloned().collect();
+    ours(&device)
+}
+
+/// Address and port of a sender that is not there.
+fn sender(family: IpAddr, number: u32) -> SocketAddr {
+    let [_, a, b, c] = number.to_be_bytes();
+    let address: IpAddr = match family {
+        IpAddr::V4(_) => [10, 100 + a, b, c].into(),
+        IpAddr::V6(_) => [
+            0xfd88,
+            0,
+            0,
+            0,
+            0,
+            0,
+            u16::from(a),
+            u16::from_be_bytes([b, c]),
+        ]
+        .into(),
+    };
+    SocketAddr::new(address, 1024 + (number % 50_000) as u16)
+}
+
+fn counts_like_the_device(test: &str, mode: &str) {
+    let Some(_turn) = skip::turn(test) else {
+        return;
+    };
+    let pair = Pair::new();
+    let daemon = Daemon::start_inside(&pair.server, &["--interface", DEVICE, "--xdp-mode", mode]);
+    let (before, first) = at_rest(&pair.server, &daemon);
+    assert_eq!(device(&first).xdp_mode, mode);
+    let start = ours(device(&first));
+
+    // Real connections, of both families and with full-sized segments.
+    let server = Server::start(&pair.server, &on_port(&Pair::SERVERS, 8080), &[]);
+    let clients = Clients {
+        connections: 500,
+        threads: 8,
+        targets: on_port(&Pair::SERVERS, 8080),
+    };
+    clients.run(&pair.client);
+    let udp_before = traffic(&daemon.snapshot(), "udp");
+    // Frames by hand: plain, tagged, tagged twice, cut short, of no known type.
+    let mut udp = Received {
+        packets: 0,
+        bytes: 0,
+    };
+    pair.client.run(|| {
+        let wire = Wire::open(DEVICE).expect("the device");
+        for (number, server) in (0..300).flat_map(|n| Pair::SERVERS.map(|server| (n, server))) {
+            let payload = vec![7; (number % 1200) as usize];
+            let to = SocketAddr::new(server, 9);
+            let packet = frame::udp(sender(server, number), to, frame::TTL, &payload);
+            for vlans in [&[][..], &[100], &[100, 200]] {
+                let frame = frame::ethernet(CLIENT_MAC, SERVER_MAC, vlans, &packet);
+                wire.send(&frame).expect("a frame leaves");
+                udp.packets += 1;
+                udp.bytes += frame.len() as u64;
+            }
+            let frame = frame::ethernet(CLIENT_MAC, SERVER_MAC, &[], &packet[..10]);
+            wire.send(&frame).expect("a frame leaves");
+            let mut frame = frame::ethernet(CLIENT_MAC, SERVER_MAC, &[], &packet);
+            frame[12..14].copy_from_slice(&[0x88, 0xb5]);
+            wire.send(&frame).expect("a frame leaves");
+        }
+    });
+    load::quiet(&pair.both(), 0);
+    let (after, last) = at_rest(&pair.server, &daemon);
+    let theirs = difference(before, after, mode);
+    let (end, seen) = (ours(device(&last)), traffic(&last, "udp"));
+
+    let mut table = Table::default();
+    table.equal(
+        "packets = device",
+        end.packets - start.packets,
+        theirs.packets as i64,
+    );
+    table.equal(
+        "bytes = device",
+        end.bytes - start.bytes,
+        theirs.bytes as i64,
+    );
+    // The port of the datagrams is closed: nothing else is UDP.
+    table.equal(
+        "udp packets = sent",
+        seen.packets - udp_before.packets,
+        udp.packets as i64,
+    );
+    table.equal(
+        "udp bytes = sent",
+        seen.bytes - udp_before.bytes,
+        udp.bytes as i64,
+    );
+    table.equal(
+        "flow packets",
+        device(&last).flow_packets,
+        end.packets as i64,
+    );
+    table.equal("flow bytes", device(&last).flow_bytes, end.bytes as i64);
+    table.equal("lost", last.lost.iter().map(|lost| lost.count).sum(), 0);
+    table.check();
+    daemon.stop();
+    let left = pair
+        .server
+        .ip(&format!("-json -details link show dev {DEVICE}"));
+    assert!(
+        !left.contains("\"xdp\""),
+        "a program is left behind: {left}"
+    );
+    server.stop();
+}
+
+#[test]
+fn native_xdp_counts_what_the_device_counts() {
+    counts_like_the_device("native_xdp_counts_what_the_device_counts", "native");
+}
+
+#[test]
+fn generic_xdp_counts_what_the_device_counts() {
+    counts_like_the_device("generic_xdp_counts_what_the_device_counts", "generic");
+}
+
+#[test]
+fn more_flows_than_entries_leave_the_sums_exact() {
+    let Some(_turn) = skip::turn("more_flows_than_entries_leave_the_sums_exact") else {
+        return;
+    };
+    const ENTRIES: u64 = 1_000;
+    const FLOWS: u32 = 20_000;
+    let pair = Pair::new();
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = folder.path().join("config.toml");
+    std::fs::write(&config, format!("[packets]\nflows = {ENTRIES}\n")).expect("a file");
+    let config = config.to_str().expect("a path of plain letters");
+    let daemon = Daemon::start_inside(&pair.server, &["--config", config, "--interface", DEVICE]);
+    let (before, first) = at_rest(&pair.server, &daemon);
+    let start = ours(device(&first));
+    let mode = device(&first).xdp_mode.clone();
+
+    pair.client.run(|| {
+        let wire = Wire::open(DEVICE).expect("the device");
+        // Twice: a flow that has its entry keeps it.
+        for number in (0..FLOWS).chain(0..FLOWS) {
+            let server = Pair::SERVERS[(number % 2) as usize];
+            let payload = vec![7; (number % 400) as usize];
+            let to = SocketAddr::new(server, 9);
+            let packet = frame::udp(sender(server, number), to, frame::TTL, &payload);
+            let vlans: &[u16] = if number % 3 == 0 { &[100] } else { &[] };
+            let frame = frame::ethernet(CLIENT_MAC, SERVER_MAC, vlans, &packet);
+            wire.send(&frame).expect("a frame leaves");
+        }
+    });
+    let (after, last) = at_rest(&pair.server, &daemon);
+    let theirs = difference(before, after, &mode);
+    let end = ours(device(&last));
+    let seen = device(&last);
+
+    let mut table = Table::default();
+    assert!(theirs.packets >= u64::from(2 * FLOWS), "all frames arrived");
+    table.equal(
+        "packets = device",
+        end.packets - start.packets,
+        theirs.packets as i64,
+    );
+    table.equal(
+        "bytes = device",
+        end.bytes - start.bytes,
+        theirs.bytes as i64,
+    );
+    table.equal(
+        "flows and overflow: packets",
+        seen.flow_packets,
+        end.packets as i64,
+    );
+    table.equal(
+        "flows and overflow: bytes",
+        seen.flow_bytes,
+        end.bytes as i64,
+    );
+    table.at_most("entries", seen.flows, ENTRIES as i64);
+    // What does not fit is in the overflow, not lost, and it says so.
+    table.at_most(
+        "flows without an entry",
+        u64::from(FLOWS) - ENTRIES,
+        seen.overflow_packets as i64,
+    );
+    table.check();
+    daemon.stop();
+}
