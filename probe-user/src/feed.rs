@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use tokio::sync::{oneshot, watch};
 
+use crate::collector::Collector;
 use crate::snapshot::{Connection, Snapshot};
 
 /// Largest number of live connections in one answer.
@@ -34,6 +35,16 @@ pub trait Source {
     fn snapshot(&mut self) -> anyhow::Result<Snapshot>;
     /// The largest live connections, at most `limit`.
     fn connections(&mut self, limit: usize) -> anyhow::Result<Vec<Connection>>;
+}
+
+impl Source for Collector {
+    fn snapshot(&mut self) -> anyhow::Result<Snapshot> {
+        Self::snapshot(self)
+    }
+
+    fn connections(&mut self, limit: usize) -> anyhow::Result<Vec<Connection>> {
+        Self::connections(self, limit)
+    }
 }
 
 /// A snapshot with the moment it was taken.

@@ -6,6 +6,7 @@ use anyhow::{Context, anyhow};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{SysconfVar, sysconf};
 
+use crate::kernel::caps;
 use crate::snapshot::Process;
 
 /// Reads the figures of this process.
@@ -25,9 +26,7 @@ pub fn read() -> anyhow::Result<Process> {
         // Listing the directory opens it, which shows in the list.
         open_fds: (open_fds as u64).saturating_sub(1),
         start_seconds: start_seconds()?,
-        capabilities: capability_names(
-            u64::from_str_radix(field(&status, "CapEff:")?, 16).context("CapEff")?,
-        ),
+        capabilities: caps::from_status(&status),
     })
 }
 
@@ -71,63 +70,6 @@ fn field<'a>(text: &'a str, key: &str) -> anyhow::Result<&'a str> {
         .ok_or_else(|| anyhow!("no {key:?} in /proc"))
 }
 
-/// Names of the capabilities in a bit mask, such as `CAP_BPF`; a number where
-/// a newer kernel has one that has no name here.
-pub fn capability_names(mask: u64) -> Vec<String> {
-    (0..64)
-        .filter(|bit| mask & (1 << bit) != 0)
-        .map(|bit| match CAPABILITIES.get(bit) {
-            Some(name) => format!("CAP_{name}"),
-            None => format!("CAP_{bit}"),
-        })
-        .collect()
-}
-
-/// Names from `linux/capability.h`, by number.
-const CAPABILITIES: [&str; 41] = [
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "DAC_READ_SEARCH",
-    "FOWNER",
-    "FSETID",
-    "KILL",
-    "SETGID",
-    "SETUID",
-    "SETPCAP",
-    "LINUX_IMMUTABLE",
-    "NET_BIND_SERVICE",
-    "NET_BROADCAST",
-    "NET_ADMIN",
-    "NET_RAW",
-    "IPC_LOCK",
-    "IPC_OWNER",
-    "SYS_MODULE",
-    "SYS_RAWIO",
-    "SYS_CHROOT",
-    "SYS_PTRACE",
-    "SYS_PACCT",
-    "SYS_ADMIN",
-    "SYS_BOOT",
-    "SYS_NICE",
-    "SYS_RESOURCE",
-    "SYS_TIME",
-    "SYS_TTY_CONFIG",
-    "MKNOD",
-    "LEASE",
-    "AUDIT_WRITE",
-    "AUDIT_CONTROL",
-    "SETFCAP",
-    "MAC_OVERRIDE",
-    "MAC_ADMIN",
-    "SYSLOG",
-    "WAKE_ALARM",
-    "BLOCK_SUSPEND",
-    "AUDIT_READ",
-    "PERFMON",
-    "BPF",
-    "CHECKPOINT_RESTORE",
-];
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -157,14 +99,5 @@ mod tests {
         assert_eq!(start_ticks(&stat).unwrap(), 22);
         assert!(start_ticks("1 (a").is_err());
         assert!(start_ticks("1 (a) S 4").is_err());
-    }
-
-    #[test]
-    fn capabilities_have_their_names() {
-        assert_eq!(
-            capability_names(1 << 12 | 1 << 38 | 1 << 39 | 1 << 63),
-            ["CAP_NET_ADMIN", "CAP_PERFMON", "CAP_BPF", "CAP_63"]
-        );
-        assert!(capability_names(0).is_empty());
     }
 }

@@ -338,7 +338,10 @@ impl Collector {
                 count,
             })
             .collect();
-        for (map, entries) in [("ROWS", self.rows.used_entries()), ("CONNS", self.connections)] {
+        for (map, entries) in [
+            ("ROWS", self.rows.used_entries()),
+            ("CONNS", self.connections),
+        ] {
             snapshot.maps.push(maps::usage(&self.host, map, entries));
         }
         for (device, read) in self.devices.iter().zip(&snapshot.devices) {
@@ -357,7 +360,7 @@ impl Collector {
             capacity: 0,
             memory_bytes: others,
         });
-        snapshot.process = own::process();
+        snapshot.process = crate::process::read().context("cannot read what this process costs")?;
         Ok(())
     }
 }

@@ -51,7 +51,8 @@ pub fn effective() -> Vec<String> {
     from_status(&status)
 }
 
-fn from_status(status: &str) -> Vec<String> {
+/// The same, from the text of a process's `status`.
+pub fn from_status(status: &str) -> Vec<String> {
     let mask = status
         .lines()
         .find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok())

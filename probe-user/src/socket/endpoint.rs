@@ -92,7 +92,7 @@ impl Endpoint {
     fn admit(&self) -> anyhow::Result<()> {
         let (Access::Named(gid) | Access::Default(gid)) = self.group else {
             tracing::warn!(
-                "only root can use {}: there is no group {DEFAULT_GROUP:?} and no --socket-group",
+                "only this user and root can use {}: there is no group {DEFAULT_GROUP:?} and no --socket-group",
                 self.socket.display()
             );
             return Ok(());
@@ -102,7 +102,7 @@ impl Endpoint {
         match (result, self.group) {
             (Err(error), Access::Default(_)) => {
                 tracing::warn!(
-                    "only this user can use {}: cannot give it to the group {DEFAULT_GROUP:?}: {error}",
+                    "only this user and root can use {}: cannot give it to the group {DEFAULT_GROUP:?}: {error}",
                     self.socket.display()
                 );
                 Ok(())
