@@ -6,11 +6,11 @@
 
 pub mod app;
 pub mod delta;
-pub mod feed;
 pub mod format;
 pub mod health;
 pub mod keys;
 pub mod once;
+pub mod poll;
 #[cfg(test)]
 mod sample;
 #[cfg(test)]

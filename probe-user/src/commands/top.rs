@@ -9,8 +9,10 @@ use anyhow::{Context, ensure};
 
 use crate::cli::TopArgs;
 use crate::config::Config;
+use crate::feed::Source;
+use crate::logging;
 use crate::style::Style;
-use crate::top::{feed, once, terminal};
+use crate::top::{once, poll, terminal};
 
 /// Age in seconds from which a snapshot of the daemon is reported as old: its
 /// interval is at most 60 s and by default 1 s.
@@ -20,14 +22,21 @@ const OLD_SECONDS: f64 = 10.0;
 const INTERVALS: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(100)..=Duration::from_secs(3600);
 
-/// Shows the live view, or prints one report.
-pub fn run(args: &TopArgs) -> anyhow::Result<ExitCode> {
+/// Shows the live view, or prints one report; `start` loads the programs where
+/// there is no daemon.
+pub fn run<S: Source + Send + 'static>(
+    args: &TopArgs,
+    start: fn(&Config) -> anyhow::Result<S>,
+) -> anyhow::Result<ExitCode> {
     ensure!(
         INTERVALS.contains(&args.interval),
         "--interval: {:?} is not between 100ms and 1h",
         args.interval
     );
-    if !args.once {
+    if args.once {
+        logging::init(args.collect.log_level);
+    } else {
+        // Messages would go through the screen; what they tell is on it.
         terminal::check()?;
     }
     let config = Config::for_collector(&args.collect)?;
@@ -35,7 +44,7 @@ pub fn run(args: &TopArgs) -> anyhow::Result<ExitCode> {
         .context("cannot read the name of this host")?
         .to_string_lossy()
         .into_owned();
-    let mut feed = feed::open(&config)?;
+    let mut feed = poll::open(&config, start)?;
     if !args.once {
         terminal::run(feed, host, args.interval)?;
         return Ok(ExitCode::SUCCESS);

@@ -8,7 +8,7 @@ use nix::unistd::Uid;
 
 use super::links::{self, Link};
 use crate::kernel::btf::{self, Btf};
-use crate::kernel::caps;
+use crate::process;
 
 /// What a file says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,7 +75,8 @@ impl Facts {
             paranoid: Reading::of("/proc/sys/kernel/perf_event_paranoid"),
             lockdown: Reading::of("/sys/kernel/security/lockdown"),
             mounts: Reading::of("/proc/self/mounts"),
-            capabilities: caps::effective(),
+            capabilities: process::read()
+                .map_or_else(|_| Vec::new(), |process| process.capabilities),
             root: Uid::effective().is_root(),
             links: links::read().map_err(|error| error.to_string()),
         }

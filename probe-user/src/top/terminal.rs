@@ -13,7 +13,7 @@ use ratatui::crossterm::event::{self, Event};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::app::{AppState, Effect, Message};
-use super::feed::{self, Feed};
+use super::poll::{self, Feed};
 use super::view::view;
 use crate::style::Style;
 
@@ -48,7 +48,7 @@ pub fn run(feed: Box<dyn Feed>, host: String, interval: Duration) -> anyhow::Res
     let (sender, messages) = channel();
     let worker = thread::Builder::new()
         .name("feed".to_owned())
-        .spawn(move || feed::run(feed, interval, &wanted, &sender))
+        .spawn(move || poll::run(feed, interval, &wanted, &sender))
         .context("cannot start a thread")?;
     let result = {
         let mut guard = Guard::new()?;

@@ -1,6 +1,6 @@
 //! Where snapshots come from: the daemon's socket, or programs of one's own.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
@@ -8,15 +8,13 @@ use anyhow::Context;
 use nix::unistd::Uid;
 
 use super::app::Message;
-use crate::collector::Collector;
 use crate::config::Config;
+use crate::feed::{MAX_CONNECTIONS, Source};
 use crate::snapshot::Snapshot;
 use crate::socket::{self, Request};
 
 /// How long the daemon may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(2);
-/// Connections that are read when standing alone, the largest first.
-const MAX_CONNECTIONS: usize = 1000;
 
 /// Gives snapshots.
 pub trait Feed: Send {
@@ -28,29 +26,28 @@ pub trait Feed: Send {
     fn is_new(&self) -> bool;
 }
 
-/// The daemon's socket if a daemon answers there, else programs of one's own.
-pub fn open(config: &Config) -> anyhow::Result<Box<dyn Feed>> {
+/// The daemon's socket if a daemon answers there, else what `start` loads.
+pub fn open<S: Source + Send + 'static>(
+    config: &Config,
+    start: fn(&Config) -> anyhow::Result<S>,
+) -> anyhow::Result<Box<dyn Feed>> {
     let path = &config.daemon.socket;
     match socket::fetch(path, Request { connections: false }, TIMEOUT) {
         Ok(_) => Ok(Box::new(Daemon(path.clone()))),
-        Err(socket::Error::NotRunning { .. }) => stand_alone(config, path),
+        Err(socket::Error::NotRunning { .. }) => {
+            let source = start(config).with_context(|| {
+                let hint = if Uid::effective().is_root() {
+                    ""
+                } else {
+                    " (which needs root)"
+                };
+                let path = path.display();
+                format!("no daemon on {path}, and standing alone{hint} failed")
+            })?;
+            Ok(Box::new(Alone(source)))
+        }
         Err(error) => Err(error.into()),
     }
-}
-
-fn stand_alone(config: &Config, path: &Path) -> anyhow::Result<Box<dyn Feed>> {
-    let collector = Collector::start(config).with_context(|| {
-        let hint = if Uid::effective().is_root() {
-            ""
-        } else {
-            " (which needs root)"
-        };
-        format!(
-            "no daemon on {}, and standing alone{hint} failed",
-            path.display()
-        )
-    })?;
-    Ok(Box::new(Alone(collector)))
 }
 
 struct Daemon(PathBuf);
@@ -69,9 +66,9 @@ impl Feed for Daemon {
     }
 }
 
-struct Alone(Collector);
+struct Alone<S>(S);
 
-impl Feed for Alone {
+impl<S: Source + Send> Feed for Alone<S> {
     fn fetch(&mut self, connections: bool) -> anyhow::Result<Snapshot> {
         let mut snapshot = self.0.snapshot()?;
         if connections {
