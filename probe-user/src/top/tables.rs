@@ -65,6 +65,20 @@ struct Counted<'a, T> {
     change: Option<u64>,
 }
 
+/// What an empty table says: that there is nothing, or that nobody looked.
+fn nothing(now: &Snapshot, hooks: &[&str], nothing: &'static str) -> &'static str {
+    let missing = |hook: &&str| {
+        now.programs.iter().any(|program| {
+            !program.attached && program.hook.rsplit('/').next() == Some(*hook)
+        })
+    };
+    if hooks.iter().any(missing) {
+        "unknown: the program that counts them is not attached"
+    } else {
+        nothing
+    }
+}
+
 /// Text cell.
 fn text(text: &str) -> Value {
     Value::Text(text.to_owned())
@@ -202,7 +216,7 @@ pub fn drops(source: Source<'_>) -> Table {
     ];
     let mut rows = source.rows(&source.now.drops, |change| &change.drops);
     rows.sort_by_key(|row| std::cmp::Reverse(row.item.count));
-    let empty = "the kernel dropped no packet";
+    let empty = nothing(source.now, &["kfree_skb"], "the kernel dropped no packet");
     Table::build("drops", empty, "packets", columns, &rows, source.basis)
 }
 
@@ -219,7 +233,8 @@ pub fn resets(source: Source<'_>) -> Table {
     ];
     let mut rows = source.rows(&source.now.resets, |change| &change.resets);
     rows.sort_by_key(|row| std::cmp::Reverse(row.item.count));
-    let empty = "no connection was reset";
+    let hooks = ["tcp_send_reset", "tcp_receive_reset"];
+    let empty = nothing(source.now, &hooks, "no connection was reset");
     Table::build("resets", empty, "resets", columns, &rows, source.basis)
 }
 
@@ -358,10 +373,18 @@ pub fn programs(source: Source<'_>) -> Table {
 
 /// Maps that can fill up.
 pub fn maps(source: Source<'_>) -> Table {
+    /// Some maps are only added up for their memory.
+    fn entries(map: &MapUse, entries: u64) -> Value {
+        if map.capacity == 0 {
+            Value::Missing
+        } else {
+            Value::Count(entries)
+        }
+    }
     let columns: &[Column<&MapUse>] = columns![&MapUse;
         "map" Plain 0 |m, _| text(&m.map);
-        "entries" Plain 1 |m, _| Value::Count(m.entries);
-        "capacity" Plain 1 |m, _| Value::Count(m.capacity);
+        "entries" Plain 1 |m, _| entries(m, m.entries);
+        "capacity" Plain 1 |m, _| entries(m, m.capacity);
         "fill" Plain 0 |m, _| Value::ratio(m.entries, m.capacity);
         "memory" Plain 1 |m, _| Value::Bytes(m.memory_bytes);
     ];
@@ -424,6 +447,17 @@ mod tests {
             assert_eq!(table.sort.is_some(), sorted, "{}", table.title);
             assert!(!table.rows.is_empty(), "{}", table.title);
         }
+    }
+
+    #[test]
+    fn what_is_not_watched_is_not_called_nothing() {
+        let mut snapshot = sample::snapshot();
+        snapshot.resets.clear();
+        snapshot.drops.clear();
+        let source = Source::totals(&snapshot);
+        assert_eq!(drops(source).empty, "the kernel dropped no packet");
+        let unknown = "unknown: the program that counts them is not attached";
+        assert_eq!(resets(source).empty, unknown);
     }
 
     #[test]
