@@ -101,8 +101,8 @@ layout! {
     srtt_us: Field("tcp_sock.srtt_us"), 4, required;
     /// `u32`, mean deviation in microseconds, shifted left by 2.
     mdev_us: Field("tcp_sock.mdev_us"), 4, required;
-    /// `struct minmax`; the least RTT in microseconds is its second `u32`.
-    rtt_min: Field("tcp_sock.rtt_min"), 8, required;
+    /// `struct minmax`; the least RTT in microseconds is its second `u32`, the value of its first sample.
+    rtt_min: Field("tcp_sock.rtt_min"), 24, required;
     /// `u32`, RTT in microseconds of the newest segment acknowledged.
     rack_rtt_us: Field("tcp_sock.rack.rtt_us"), 4, required;
     /// `u32`, segments retransmitted.

@@ -6,7 +6,6 @@ use aya_ebpf::{
     EbpfContext, bindings::BPF_NOEXIST, macros::btf_tracepoint, programs::BtfTracePointContext,
 };
 use probe_common::{
-    layout::ABSENT,
     lost::{Cause, Hook},
     series::{DropKey, Failed, Side},
 };
@@ -34,11 +33,11 @@ fn kfree_skb(ctx: BtfTracePointContext) -> i32 {
         return 0;
     };
     let reason = arg(ctx, 2) as u32;
-    let n = global!(LAYOUT.arg_kfree_rx_sk);
-    let rx_sk = if n == ABSENT {
-        None
+    // The verifier takes literal argument numbers only.
+    let rx_sk = if global!(LAYOUT.arg_kfree_rx_sk) == 3 {
+        Sock::new(arg(ctx, 3) as *const c_void)
     } else {
-        Sock::new(arg(ctx, n) as *const c_void)
+        None
     };
     if global!(CONFIG.netns_len) != 0 && !watched(netns_of(skb, rx_sk)) {
         return 0;

@@ -3,7 +3,7 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{EbpfContext, macros::btf_tracepoint, programs::BtfTracePointContext};
-use probe_common::{layout::ABSENT, lost::Hook, series::Side};
+use probe_common::{lost::Hook, series::Side};
 
 use crate::{
     conn,
@@ -24,11 +24,11 @@ fn tcp_send_reset(ctx: BtfTracePointContext) -> i32 {
     let ctx: *const c_void = ctx.as_ptr();
     let sk = Sock::new(arg(ctx, 0) as *const c_void);
     let skb = Skb::new(arg(ctx, 1) as *const c_void);
-    let n = global!(LAYOUT.arg_reset_reason);
-    let reason = if n == ABSENT {
-        None
+    // The verifier takes literal argument numbers only.
+    let reason = if global!(LAYOUT.arg_reset_reason) == 2 {
+        Some(arg(ctx, 2) as u32)
     } else {
-        Some(arg(ctx, n) as u32)
+        None
     };
     let netns = match (sk, skb) {
         (Some(sk), _) => sk.netns(),
