@@ -11,7 +11,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Daemon(args) => commands::daemon::run(&args, Collector::start),
         Command::Exporter(args) => commands::exporter::run(&args),
-        Command::Top(args) => commands::top::run(&args),
+        Command::Top(args) => commands::top::run(&args, Collector::start),
         Command::Doctor(args) => commands::doctor::run(&args),
     };
     result.unwrap_or_else(|error| {
