@@ -68,9 +68,9 @@ struct Counted<'a, T> {
 /// What an empty table says: that there is nothing, or that nobody looked.
 fn nothing(now: &Snapshot, hooks: &[&str], nothing: &'static str) -> &'static str {
     let missing = |hook: &&str| {
-        now.programs.iter().any(|program| {
-            !program.attached && program.hook.rsplit('/').next() == Some(*hook)
-        })
+        now.programs
+            .iter()
+            .any(|program| !program.attached && program.hook.rsplit('/').next() == Some(*hook))
     };
     if hooks.iter().any(missing) {
         "unknown: the program that counts them is not attached"
@@ -393,107 +393,4 @@ pub fn maps(source: Source<'_>) -> Table {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::style::Style;
-    use crate::top::sample;
-
-    fn cell(table: &Table, row: usize, heading: &str) -> String {
-        let column = table
-            .headings
-            .iter()
-            .position(|h| h.title == heading)
-            .unwrap_or_else(|| panic!("no column {heading}"));
-        table.rows[row][column].show(Style::PLAIN)
-    }
-
-    #[test]
-    fn services_show_totals_or_the_interval() {
-        let old = sample::snapshot();
-        let new = sample::later(&old, 2.0);
-        let totals = services(Source::totals(&new));
-        assert_eq!(cell(&totals, 0, "svc"), "nginx");
-        assert_eq!(cell(&totals, 0, "opened"), "1,234,587");
-        let delta = Delta::between(&old, &new).unwrap();
-        let rates = services(Source::rates(&new, Some(&delta)));
-        assert_eq!(cell(&rates, 0, "opened/s"), "10.0");
-        assert_eq!(cell(&rates, 0, "in/s"), "1.00 KiB");
-        assert_eq!(cell(&rates, 0, "reset/s"), "1.00");
-        assert_eq!(cell(&rates, 0, "retr%"), "1.00 %");
-        assert_eq!(cell(&rates, 1, "RTT p99"), "-", "no sample in the interval");
-        let first = services(Source::rates(&new, None));
-        assert_eq!(cell(&first, 0, "opened/s"), "-");
-        assert_eq!(cell(&first, 0, "reset/s"), "-");
-        assert_eq!(cell(&first, 0, "RTT p99"), "-");
-        assert_eq!(cell(&first, 0, "open"), "87");
-    }
-
-    #[test]
-    fn every_default_sort_names_a_column() {
-        let snapshot = sample::snapshot();
-        let source = Source::rates(&snapshot, None);
-        for (table, sorted) in [
-            (services(source), true),
-            (connections(source), false),
-            (drops(source), true),
-            (resets(source), true),
-            (listeners(source), true),
-            (lost(source), true),
-            (devices(source), false),
-            (packet_flows(source), true),
-            (programs(source), false),
-            (maps(source), true),
-        ] {
-            assert_eq!(table.sort.is_some(), sorted, "{}", table.title);
-            assert!(!table.rows.is_empty(), "{}", table.title);
-        }
-    }
-
-    #[test]
-    fn what_is_not_watched_is_not_called_nothing() {
-        let mut snapshot = sample::snapshot();
-        snapshot.resets.clear();
-        snapshot.drops.clear();
-        let source = Source::totals(&snapshot);
-        assert_eq!(drops(source).empty, "the kernel dropped no packet");
-        let unknown = "unknown: the program that counts them is not attached";
-        assert_eq!(resets(source).empty, unknown);
-    }
-
-    #[test]
-    fn a_device_without_traffic_is_shown() {
-        let mut snapshot = sample::snapshot();
-        snapshot.devices = vec![Device {
-            device: "eth1".to_owned(),
-            ..Device::default()
-        }];
-        let table = devices(Source::totals(&snapshot));
-        assert_eq!(cell(&table, 0, "XDP mode"), "none");
-        assert_eq!(cell(&table, 0, "packets"), "-");
-    }
-
-    #[test]
-    fn programs_show_time_a_run_only_where_it_is_measured() {
-        let old = sample::snapshot();
-        let table = programs(Source::totals(&old));
-        assert_eq!(
-            cell(&table, 0, "attached"),
-            "no",
-            "what is missing is first"
-        );
-        assert_eq!(
-            cell(&table, 1, "time a run"),
-            "250 us".replace("250 us", "0.25 us")
-        );
-        assert_eq!(cell(&table, 2, "time a run"), "-");
-    }
-
-    #[test]
-    fn a_listener_that_is_gone_has_no_queue() {
-        let mut snapshot = sample::snapshot();
-        snapshot.listeners[0].accept_queue_limit = 0;
-        snapshot.listeners[0].drops = u64::MAX;
-        let table = listeners(Source::totals(&snapshot));
-        assert_eq!(cell(&table, 0, "accept queue"), "-");
-    }
-}
+mod tests;
