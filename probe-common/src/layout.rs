@@ -83,6 +83,8 @@ layout! {
     skc_flags: Field("sock_common.skc_flags"), 8, required;
     /// `u16`, an IP protocol number.
     sk_protocol: Field("sock.sk_protocol"), 2, required;
+    /// `struct socket *`.
+    sk_socket: Field("sock.sk_socket"), 8, required;
     /// `int`, a positive error number.
     sk_err: Field("sock.sk_err"), 4, required;
     /// `atomic_t`, packets dropped on this socket.

@@ -219,6 +219,11 @@ pub struct ResetKey {
 /// Reset reason where the kernel does not tell.
 pub const REASON_UNAVAILABLE: u32 = u32::MAX;
 
+/// Drop reasons of the core that have a place in the `CORE_DROPS` map, whose
+/// index is `(shard * CORE_REASONS + reason) * protocols + protocol`. Linux 7.2
+/// has some 130.
+pub const CORE_REASONS: u32 = 256;
+
 /// Key of the `DROPS` map.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

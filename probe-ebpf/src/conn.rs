@@ -42,8 +42,20 @@ pub fn get(tp: TcpSock) -> Option<&'static mut Conn> {
 /// will be counted when it closes.
 #[inline(always)]
 pub fn insert(tp: TcpSock, conn: &Conn, hook: Hook) -> bool {
-    if CONNS.insert(&tp.id(), conn, u64::from(BPF_NOEXIST)).is_ok() {
-        return true;
+    const EEXIST: i32 = -17;
+
+    match CONNS.insert(&tp.id(), conn, u64::from(BPF_NOEXIST)) {
+        Ok(()) => return true,
+        Err(EEXIST) => {
+            // Its close was missed of a socket that had this address before.
+            if let Some(stale) = get(tp) {
+                no_longer_open(stale);
+                *stale = *conn;
+                lost::count(hook, Cause::Limit);
+                return true;
+            }
+        }
+        Err(_) => {}
     }
     if let Some(full) = CONNS_FULL.get_ptr_mut(0) {
         // SAFETY: an element of the map; every writer writes the same.
@@ -118,6 +130,17 @@ pub fn adopt(tp: TcpSock, netns: u32, state: u8, hook: Hook) {
         && let Some(row) = RowRef::get(row)
     {
         row.open(1);
+    }
+}
+
+/// The connection left ESTABLISHED and CLOSE_WAIT.
+#[inline(always)]
+pub fn no_longer_open(conn: &mut Conn) {
+    if conn.flags & OPEN != 0 {
+        conn.flags &= !OPEN;
+        if let Some(row) = RowRef::get(conn.row) {
+            row.open(u64::MAX);
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use probe_common::{
     conn::Conn,
     lost,
     packet::{FlowKey, Protocol, Traffic},
-    series::{DropKey, ResetKey, Row, SeriesKey},
+    series::{CORE_REASONS, DropKey, ResetKey, Row, SeriesKey},
 };
 
 const MMAPABLE: usize = aya_ebpf::bindings::BPF_F_MMAPABLE as usize;
@@ -75,7 +75,13 @@ pub static GROUPS: LpmTrie<[u8; 16], u32, 255> = LpmTrie::new();
 #[btf_map]
 pub static RESETS: HashMap<ResetKey, u64, 4096, NO_PREALLOC> = HashMap::new();
 
-/// Dropped packets by reason and protocol. Full: the drop is lost and counted.
+/// Dropped packets by the core's reasons and by protocol, see [`CORE_REASONS`].
+/// Written by the drop program, read by the collector.
+#[btf_map]
+pub static CORE_DROPS: Array<u64, { CORE_REASONS as usize * Protocol::NAMES.len() }, 0> =
+    Array::new();
+
+/// Dropped packets by other reasons. Full: the drop is lost and counted.
 #[btf_map]
 pub static DROPS: HashMap<DropKey, u64, 2048, NO_PREALLOC> = HashMap::new();
 

@@ -21,6 +21,14 @@ use crate::{
     maps::{GROUPS, NEXT_ROW, PEERS, RESETS, ROW_OF, ROWS},
 };
 
+/// The shard that this CPU writes to.
+#[inline(always)]
+pub fn shard() -> u32 {
+    // SAFETY: the helper takes no arguments.
+    let cpu = unsafe { bpf_get_smp_processor_id() };
+    cpu & (global!(CONFIG.shards) - 1)
+}
+
 /// One shard of one row.
 #[derive(Clone, Copy)]
 pub struct RowRef(*mut Row);

@@ -8,7 +8,9 @@ use aya::{
     maps::{Map, MapData},
     programs::{BtfTracePoint, Iter, Program, ProgramError, Xdp, XdpMode as AyaMode},
 };
-use probe_common::{config::ProbeConfig, layout::KernelLayout, packet::Protocol};
+use probe_common::{
+    config::ProbeConfig, layout::KernelLayout, packet::Protocol, series::CORE_REASONS,
+};
 
 use crate::{config::XdpMode, kernel::netns::NetNs, snapshot};
 
@@ -191,6 +193,10 @@ fn open(btf: &Btf, globals: &Globals, sizes: Option<Sizes>, devices: u32) -> any
         .map_max_entries("ROWS", rows)
         .map_max_entries("ROW_OF", sizes.map_or(1, |_| config.rows))
         .map_max_entries("CONNS", sizes.map_or(1, |sizes| sizes.connections))
+        .map_max_entries(
+            "CORE_DROPS",
+            config.shards * CORE_REASONS * Protocol::NAMES.len() as u32,
+        )
         .map_max_entries("FLOWS", sizes.map_or(devices, |_| 1))
         .map_max_entries("DEVICE", possible_cpus()? * Protocol::NAMES.len() as u32)
         .load(OBJECT)

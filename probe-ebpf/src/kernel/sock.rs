@@ -77,6 +77,15 @@ impl Sock {
         protocol: sk_protocol as u16;
     }
 
+    /// Whether a program holds the socket: not so for an accepted one before
+    /// `accept()`.
+    #[inline(always)]
+    pub fn has_user(self) -> bool {
+        // SAFETY: the pointer is not null; see `load`.
+        let socket: *const c_void = unsafe { load(self.0, global!(LAYOUT.sk_socket)) };
+        !socket.is_null()
+    }
+
     /// Remote port.
     #[inline(always)]
     pub fn remote_port(self) -> u16 {

@@ -7,7 +7,8 @@ use aya_ebpf::{
 };
 use probe_common::{
     lost::{Cause, Hook},
-    series::{DropKey, Failed, Side},
+    packet::Protocol,
+    series::{CORE_REASONS, DropKey, Failed, Side},
 };
 
 use crate::{
@@ -20,8 +21,8 @@ use crate::{
         watched,
     },
     lost,
-    maps::DROPS,
-    series::{RowRef, row_of},
+    maps::{CORE_DROPS, DROPS},
+    series::{RowRef, row_of, shard},
 };
 
 const HOOK: Hook = Hook::KfreeSkb;
@@ -42,26 +43,36 @@ fn kfree_skb(ctx: BtfTracePointContext) -> i32 {
     if global!(CONFIG.netns_len) != 0 && !watched(netns_of(skb, rx_sk)) {
         return 0;
     }
-    let key = DropKey {
-        reason,
-        protocol: skb.protocol() as u32,
-    };
-    let counter = DROPS.get_ptr_mut(&key).or_else(|| {
-        // Somebody else may insert it first; then that entry is found.
-        let _ = DROPS.insert(&key, &0, u64::from(BPF_NOEXIST));
-        DROPS.get_ptr_mut(&key)
-    });
-    match counter {
-        // SAFETY: a map value; entries of this map are never removed.
-        Some(counter) => unsafe { atomic::add(counter, 1) },
-        None => lost::count(HOOK, Cause::MapFull),
-    }
+    count(reason, skb.protocol());
     if let Some(listener) = rx_sk
         && reason == global!(CONFIG.reason_not_specified)
     {
         half_open_reset(skb, listener);
     }
     0
+}
+
+#[inline(always)]
+fn count(reason: u32, protocol: Protocol) {
+    let counter = if reason < CORE_REASONS {
+        let place = shard() * CORE_REASONS + reason;
+        CORE_DROPS.get_ptr_mut(place * Protocol::NAMES.len() as u32 + protocol as u32)
+    } else {
+        let key = DropKey {
+            reason,
+            protocol: protocol as u32,
+        };
+        DROPS.get_ptr_mut(&key).or_else(|| {
+            // Somebody else may insert it first; then that entry is found.
+            let _ = DROPS.insert(&key, &0, u64::from(BPF_NOEXIST));
+            DROPS.get_ptr_mut(&key)
+        })
+    };
+    match counter {
+        // SAFETY: a map value; entries of these maps are never removed.
+        Some(counter) => unsafe { atomic::add(counter, 1) },
+        None => lost::count(HOOK, Cause::MapFull),
+    }
 }
 
 /// A reset that answers a SYN-ACK ends a half-open connection. The kernel tells

@@ -57,6 +57,10 @@ fn tcp_retransmit(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     if handshake {
+        // Some kernels fire for a SYN that could not be sent, too.
+        if tp.total_retrans() == 0 {
+            return 0;
+        }
         // The first SYN sent again: from here on the connection is known, with
         // the time of its first SYN, which the kernel forgets.
         let connecting = Conn {

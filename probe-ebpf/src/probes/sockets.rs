@@ -9,7 +9,6 @@ use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::bpf_seq_write;
 use probe_common::{
-    conn::OPEN,
     lost::{Cause, Hook},
     series::Side,
     sock::SockRecord,
@@ -125,8 +124,10 @@ fn connection(seq: *mut c_void, tp: TcpSock, netns: u32, state: u8, report: bool
     if conn::is_connecting(conn) {
         return;
     }
-    if conn.flags & OPEN != 0 {
+    if state == state::ESTABLISHED {
         conn::observe_rtt(conn, tp);
+    } else if state != state::CLOSE_WAIT {
+        conn::no_longer_open(conn);
     }
     conn::flush(conn, tp, state);
     if report {

@@ -39,11 +39,11 @@ const ENETDOWN: i32 = 100;
 fn sock_set_state(ctx: BtfTracePointContext) -> i32 {
     let ctx: *const c_void = ctx.as_ptr();
     let (old, new) = (arg(ctx, 1) as u8, arg(ctx, 2) as u8);
-    let from_open = matches!(old, state::ESTABLISHED | state::CLOSE_WAIT);
     let tells = match new {
         state::ESTABLISHED | state::CLOSE => old != state::LISTEN,
         state::SYN_RECV => old == state::SYN_SENT,
-        _ => from_open,
+        // CLOSE_WAIT to LAST_ACK waits for the close or the next visit.
+        _ => old == state::ESTABLISHED,
     };
     if !tells {
         return 0;
@@ -87,7 +87,14 @@ fn simultaneous_open(tp: TcpSock) {
 #[inline(always)]
 fn established(tp: TcpSock, old: u8, netns: u32) {
     let sk = tp.sock();
-    let connecting = conn::get(tp);
+    // Only a SYN that was sent again or met another left an entry.
+    let connecting = if old == state::SYN_RECV && !sk.has_user()
+        || tp.total_retrans() == 0 && old == state::SYN_SENT
+    {
+        None
+    } else {
+        conn::get(tp)
+    };
     let side = if old == state::SYN_SENT || connecting.is_some() {
         Side::Client
     } else {
@@ -190,7 +197,8 @@ fn failed(tp: TcpSock, old: u8, netns: u32) {
     conn::remove(tp);
 }
 
-/// ESTABLISHED to FIN_WAIT1 or CLOSE_WAIT, CLOSE_WAIT to LAST_ACK.
+/// ESTABLISHED to FIN_WAIT1 or CLOSE_WAIT: the last time that a single segment
+/// was handled since the look before.
 #[inline(always)]
 fn leaves_established(tp: TcpSock, new: u8) {
     let Some(conn) = conn::get(tp) else {
@@ -198,17 +206,7 @@ fn leaves_established(tp: TcpSock, new: u8) {
     };
     conn::observe_rtt(conn, tp);
     if new != state::CLOSE_WAIT {
-        no_longer_open(conn);
-    }
-}
-
-#[inline(always)]
-fn no_longer_open(conn: &mut Conn) {
-    if conn.flags & OPEN != 0 {
-        conn.flags &= !OPEN;
-        if let Some(row) = RowRef::get(conn.row) {
-            row.open(u64::MAX);
-        }
+        conn::no_longer_open(conn);
     }
 }
 
@@ -226,7 +224,7 @@ fn closed(tp: TcpSock, old: u8, netns: u32) {
         return closed_unknown(tp, old, netns, how);
     };
     conn::observe_last_rtt(conn, tp);
-    no_longer_open(conn);
+    conn::no_longer_open(conn);
     conn::flush(conn, tp, old);
     conn::flush_retransmits(conn, tp, Retransmit::Other);
     if let Some(row) = RowRef::get(conn.row) {

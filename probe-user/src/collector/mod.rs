@@ -19,7 +19,7 @@ use probe_common::{
     config::{MAX_NETNS, ProbeConfig},
     lost::{Cause, Hook},
     packet::{FlowKey, Protocol, Traffic},
-    series::{DropKey, OVERFLOW_ROW, ResetKey},
+    series::{CORE_REASONS, DropKey, OVERFLOW_ROW, ResetKey},
     sock::SockRecord,
 };
 
@@ -269,13 +269,32 @@ impl Collector {
         Ok((rows, entries))
     }
 
+    /// Drops by name, and the entries of the map of the rarer ones.
     fn drops(&self) -> anyhow::Result<(Vec<snapshot::Drop>, u64)> {
+        let protocols = Protocol::NAMES.len() as u32;
+        let core: Array<&MapData, u64> = self.host.map("CORE_DROPS")?;
+        let mut counts = Vec::new();
+        for (index, count) in (0..).zip(core.iter()) {
+            let count = count?;
+            if count != 0 {
+                let reason = index / protocols % CORE_REASONS;
+                counts.push((
+                    DropKey {
+                        reason,
+                        protocol: index % protocols,
+                    },
+                    count,
+                ));
+            }
+        }
         let map: BpfHash<&MapData, DropKey, u64> = self.host.map("DROPS")?;
-        let mut sums = BTreeMap::new();
-        let mut entries = 0;
+        let core_counts = counts.len();
         for entry in map.iter() {
-            let (key, count) = entry?;
-            entries += 1;
+            counts.push(entry?);
+        }
+        let entries = (counts.len() - core_counts) as u64;
+        let mut sums = BTreeMap::new();
+        for (key, count) in counts {
             if let Some((subsystem, reason)) = self.reasons.of_drop(key.reason) {
                 let protocol = Protocol::NAMES
                     .get(key.protocol as usize)
