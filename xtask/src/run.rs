@@ -27,6 +27,7 @@ const READY_WITHIN: Duration = Duration::from_secs(20);
 const FIRST_REPORT_AFTER: Duration = Duration::from_secs(3);
 /// How long the daemon may take to detach and end.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
+const MAX_ANSWER: u64 = 64 * 1024;
 const TICK: Duration = Duration::from_millis(50);
 
 /// How long, and what the daemon is told.
@@ -157,9 +158,11 @@ fn is_ready(listen: &str) -> bool {
         stream.set_read_timeout(Some(patience))?;
         stream
             .write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
-        let mut status = [0; 12];
-        stream.read_exact(&mut status)?;
-        Ok(status.ends_with(b" 200"))
+        // Read to the end: closing with something unread would send a reset,
+        // and the first report is about to show it.
+        let mut answer = Vec::new();
+        stream.take(MAX_ANSWER).read_to_end(&mut answer)?;
+        Ok(answer.starts_with(b"HTTP/1.1 200"))
     };
     ask().unwrap_or(false)
 }
