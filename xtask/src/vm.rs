@@ -1,15 +1,278 @@
-//! `cargo xtask test vm`.
+//! `cargo xtask test vm`: the kernel tests on kernels of other Debian releases.
+//!
+//! Each kernel boots in QEMU with an initramfs that holds the test programs
+//! and the few tools that they call, runs them and powers off. What it printed
+//! to its serial line is the result.
 
-use anyhow::{Result, bail};
+mod image;
+mod kernels;
+
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
-use crate::{tally::Tally, workspace::Workspace};
+use crate::{build, cmd, packages, tally::Tally, workspace::Workspace};
+use kernels::{KERNELS, Kernel};
+
+/// What this needs beside the tools of the tests themselves.
+const PACKAGES: &[&str] = &[
+    "binutils",
+    "busybox-static",
+    "cpio",
+    "debian-archive-keyring",
+    "kmod",
+    "qemu-system-x86",
+    "xz-utils",
+];
+
+/// What the guest prints when all tests have ended.
+const DONE: &str = "EDGEPROBE-GUEST-DONE";
+/// What it prints before each test program.
+const BEGIN: &str = "EDGEPROBE-GUEST-BEGIN ";
 
 /// Which kernels, and how.
 #[derive(Args, Debug, Default)]
-pub struct Options {}
+pub struct Options {
+    /// Only this one, such as 6.12; may be given more than once
+    #[arg(long = "kernel", value_name = "VERSION")]
+    kernels: Vec<String>,
+    /// For libtest, such as a part of a test's name
+    #[arg(last = true)]
+    args: Vec<String>,
+}
 
 /// Boots each kernel and runs the tests in it.
-pub fn run(_workspace: &Workspace, _options: &Options) -> Result<Tally> {
-    bail!("the tests in virtual machines are not there yet")
+pub fn run(workspace: &Workspace, options: &Options) -> Result<Tally> {
+    for name in &options.kernels {
+        if !KERNELS.iter().any(|kernel| kernel.version == name) {
+            let known: Vec<_> = KERNELS.iter().map(|kernel| kernel.version).collect();
+            bail!(
+                "there is no kernel {name} to test on, only {}",
+                known.join(", ")
+            );
+        }
+    }
+    if !cfg!(target_arch = "x86_64") {
+        return Ok(skipped(
+            KERNELS.len(),
+            "the guests are x86-64, this machine is not",
+        ));
+    }
+    let logs = workspace.tools().join("log");
+    packages::ensure("the kernel tests", packages::KERNEL_TESTS, &logs)?;
+    packages::ensure("the virtual machines", PACKAGES, &logs)?;
+    let programs = programs(workspace)?;
+    let folder = workspace.target.join("vm");
+
+    let mut tally = Tally::default();
+    for kernel in KERNELS {
+        if !options.kernels.is_empty() && !options.kernels.iter().any(|one| one == kernel.version) {
+            continue;
+        }
+        let result = match kernel.unpacked(&folder) {
+            Ok(unpacked) => test_on(kernel, &unpacked, &folder, &programs, &options.args),
+            Err(error) => Ok(skipped(1, &format!("kernel {}: {error:#}", kernel.version))),
+        };
+        tally += result.unwrap_or_else(|error| {
+            cmd::say(&format!("error: kernel {}: {error:#}", kernel.version));
+            Tally {
+                failed: 1,
+                ..Tally::default()
+            }
+        });
+    }
+    Ok(tally)
+}
+
+fn skipped(count: usize, reason: &str) -> Tally {
+    cmd::say(&format!("SKIPPED: {reason}"));
+    Tally {
+        skipped: count as u64,
+        ..Tally::default()
+    }
+}
+
+/// `edgeprobe` and the test programs.
+struct Programs {
+    edgeprobe: PathBuf,
+    tests: Vec<PathBuf>,
+}
+
+fn programs(workspace: &Workspace) -> Result<Programs> {
+    let edgeprobe = build::edgeprobe(workspace, true)?;
+    let mut command = workspace.cargo();
+    command
+        .args(["test", "--locked", "--package", "probe-tests", "--no-run"])
+        .arg("--message-format=json-render-diagnostics")
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit());
+    cmd::say("building the test programs");
+    let output = command
+        .output()
+        .with_context(|| format!("`{}` cannot be run", cmd::line(&command)))?;
+    if !output.status.success() {
+        bail!("`{}` failed ({})", cmd::line(&command), output.status);
+    }
+    let messages = String::from_utf8_lossy(&output.stdout);
+    let tests: Vec<PathBuf> = messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter(|message| message["target"]["kind"][0] == "test")
+        .filter_map(|message| message["executable"].as_str().map(PathBuf::from))
+        .collect();
+    if tests.is_empty() {
+        bail!("cargo built no test program");
+    }
+    Ok(Programs { edgeprobe, tests })
+}
+
+fn test_on(
+    kernel: &Kernel,
+    unpacked: &Path,
+    folder: &Path,
+    programs: &Programs,
+    args: &[String],
+) -> Result<Tally> {
+    let place = folder.join(kernel.version);
+    let (vmlinuz, release) = kernels::image_of(unpacked)?;
+    let name = format!("kernel {release}");
+    cmd::say(&format!("{name}: making its initramfs"));
+    let initramfs = image::make(&place, unpacked, &release, programs, args)?;
+    let log = place.join("console.log");
+    let started = Instant::now();
+    boot(&name, &vmlinuz, &initramfs, &log, kernel.patience)?;
+    let console = fs::read(&log).with_context(|| format!("{} cannot be read", log.display()))?;
+    let console = String::from_utf8_lossy(&console).replace('\r', "");
+    let tally = judge(&name, &console, programs.tests.len());
+    for line in console.lines() {
+        let of_interest = line.starts_with("test ")
+            || line.starts_with("SKIPPED:")
+            || line.contains("panicked at")
+            || line.starts_with("! ");
+        if of_interest {
+            println!("{}: {line}", kernel.version);
+        }
+    }
+    cmd::say(&format!(
+        "{name}: {tally}, {:.0} s; all it said is in {}",
+        started.elapsed().as_secs_f64(),
+        log.display()
+    ));
+    Ok(tally)
+}
+
+/// Counts what a guest printed; what did not end counts as failed.
+fn judge(name: &str, console: &str, programs: usize) -> Tally {
+    let mut tally = Tally::default();
+    let mut begun = 0;
+    for part in console.split(BEGIN).skip(1) {
+        begun += 1;
+        let program = part.lines().next().unwrap_or_default();
+        if part.contains("test result: ") {
+            tally += Tally::from_libtest(part);
+        } else {
+            cmd::say(&format!("error: {name}: {program} did not end"));
+            tally.failed += 1;
+        }
+    }
+    if begun < programs || !console.contains(DONE) {
+        cmd::say(&format!(
+            "error: {name}: only {begun} of {programs} test programs were run"
+        ));
+        tally.failed += 1;
+    }
+    tally
+}
+
+/// Boots a kernel with its console in the file `log` and waits for its end.
+fn boot(
+    name: &str,
+    vmlinuz: &Path,
+    initramfs: &Path,
+    log: &Path,
+    patience: Duration,
+) -> Result<()> {
+    let console = File::create(log).with_context(|| format!("{} cannot be made", log.display()))?;
+    let mut command = Command::new("qemu-system-x86_64");
+    command
+        .args([
+            "-accel",
+            "tcg,thread=multi",
+            "-cpu",
+            "max",
+            "-smp",
+            "2",
+            "-m",
+            "3G",
+        ])
+        .args([
+            "-nodefaults",
+            "-display",
+            "none",
+            "-serial",
+            "stdio",
+            "-no-reboot",
+        ])
+        .arg("-kernel")
+        .arg(vmlinuz)
+        .arg("-initrd")
+        .arg(initramfs)
+        .args(["-append", "console=ttyS0 panic=-1 quiet loglevel=4"])
+        .stdin(Stdio::null())
+        .stdout(console.try_clone().context("a log file cannot be shared")?)
+        .stderr(console);
+    cmd::say(&format!("{name}: booting"));
+    let started = Instant::now();
+    let mut guest = command
+        .spawn()
+        .with_context(|| format!("`{}` cannot be run", cmd::line(&command)))?;
+    let mut next = Duration::from_secs(30);
+    loop {
+        if guest
+            .try_wait()
+            .context("QEMU cannot be waited for")?
+            .is_some()
+        {
+            return Ok(());
+        }
+        if started.elapsed() > patience {
+            guest.kill().context("QEMU cannot be ended")?;
+            guest.wait().context("QEMU cannot be waited for")?;
+            cmd::say(&format!(
+                "error: {name}: ended after {} s",
+                patience.as_secs()
+            ));
+            return Ok(());
+        }
+        if started.elapsed() > next {
+            cmd::say(&format!("{name}: {} s so far", next.as_secs()));
+            next += Duration::from_secs(30);
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_did_not_end_has_failed() {
+        let console = format!(
+            "boot\n{BEGIN}a\ntest result: ok. 2 passed; 0 failed; 1 ignored; 0 m\n{BEGIN}b\npanic\n"
+        );
+        let tally = judge("k", &console, 2);
+        assert_eq!((tally.passed, tally.failed, tally.skipped), (2, 2, 1));
+        let whole =
+            format!("{BEGIN}a\ntest result: ok. 2 passed; 0 failed; 0 ignored; 0 m\n{DONE}\n");
+        assert_eq!(judge("k", &whole, 1).failed, 0);
+        assert_eq!(judge("k", &whole, 2).failed, 1);
+    }
 }
