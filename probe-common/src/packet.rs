@@ -62,9 +62,10 @@ pub struct Traffic {
 const _: () = assert!(size_of::<FlowKey>() == 40);
 const _: () = assert!(size_of::<Traffic>() == 16);
 
-// SAFETY: integers only, without padding (asserted above).
 #[cfg(feature = "user")]
 mod user {
+    // SAFETY: integers only, without padding (asserted above).
     unsafe impl aya::Pod for super::FlowKey {}
+    // SAFETY: integers only, without padding (asserted above).
     unsafe impl aya::Pod for super::Traffic {}
 }

@@ -241,14 +241,19 @@ const _: () = assert!(size_of::<Row>() == 26 * 8 + KINDS * size_of::<Histogram>(
 const _: () = assert!(size_of::<ResetKey>() == 12);
 const _: () = assert!(size_of::<DropKey>() == 8);
 
-// SAFETY: integers only, without padding (asserted above).
 #[cfg(feature = "user")]
 mod user {
     use super::*;
+    // SAFETY: integers only, without padding (asserted above).
     unsafe impl aya::Pod for SeriesKey {}
+    // SAFETY: integers only, without padding (asserted above).
     unsafe impl aya::Pod for Counters {}
+    // SAFETY: integers only, without padding (asserted above).
     unsafe impl aya::Pod for Histogram {}
+    // SAFETY: integers only, without padding (asserted above).
     unsafe impl aya::Pod for Row {}
+    // SAFETY: integers only, without padding (asserted above).
     unsafe impl aya::Pod for ResetKey {}
+    // SAFETY: integers only, without padding (asserted above).
     unsafe impl aya::Pod for DropKey {}
 }

@@ -244,7 +244,7 @@ impl Collector {
         let map: BpfHash<&MapData, ResetKey, u64> = self.host.map("RESETS")?;
         let mut sums = BTreeMap::new();
         let mut entries = 0;
-        for entry in map.iter() {
+        for entry in &map {
             let (key, count) = entry?;
             entries += 1;
             let labels = self.rows.labels(key.row, &self.names);
@@ -289,7 +289,7 @@ impl Collector {
         }
         let map: BpfHash<&MapData, DropKey, u64> = self.host.map("DROPS")?;
         let core_counts = counts.len();
-        for entry in map.iter() {
+        for entry in &map {
             counts.push(entry?);
         }
         let entries = (counts.len() - core_counts) as u64;
@@ -395,7 +395,7 @@ impl Device {
         // in the totals and not yet in the flows, never the other way round.
         let map: BpfHash<&MapData, FlowKey, Traffic> = self.loaded.map("FLOWS")?;
         let mut flows = Vec::new();
-        for entry in map.iter() {
+        for entry in &map {
             let (key, traffic) = entry?;
             device.flow_packets += traffic.packets;
             device.flow_bytes += traffic.bytes;
@@ -472,7 +472,7 @@ fn probe_config(
 /// Fills the maps that the programs read, before any of them runs.
 fn prepare(loaded: &mut Loaded, names: &Names) -> anyhow::Result<()> {
     let mut next: Array<&mut MapData, u64> = loaded.map_mut("NEXT_ROW")?;
-    next.set(0, &u64::from(OVERFLOW_ROW + 1), 0)?;
+    next.set(0, u64::from(OVERFLOW_ROW + 1), 0)?;
     for (map, prefixes) in [("PEERS", names.peers()), ("GROUPS", names.groups())] {
         let mut trie: LpmTrie<&mut MapData, [u8; 16], u32> = loaded.map_mut(map)?;
         for (key, number) in prefixes {

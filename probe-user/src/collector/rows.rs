@@ -61,7 +61,7 @@ impl Rows {
         }
         let numbers: HashMap<&MapData, SeriesKey, u32> = loaded.map("ROW_OF")?;
         self.keys = vec![None; next];
-        for entry in numbers.iter() {
+        for entry in &numbers {
             let (key, row) = entry?;
             let row = row as usize;
             // A row that was taken after `next` was read.

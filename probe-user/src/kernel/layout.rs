@@ -54,7 +54,7 @@ fn resolve_entry(btf: &Btf, entry: &Entry) -> Result<u32, Error> {
             let value = field.and_then(|field| {
                 let bits = field.bits?;
                 let shift = field.bit_offset % 8;
-                (shift + bits <= 8).then_some(field.bit_offset / 8 | shift << 16 | bits << 24)
+                (shift + bits <= 8).then_some((field.bit_offset / 8) | (shift << 16) | bits << 24)
             });
             (path, value)
         }

@@ -71,7 +71,7 @@ impl NetNs {
     ///
     /// # Errors
     ///
-    /// The namespace cannot be entered (CAP_SYS_ADMIN is needed).
+    /// The namespace cannot be entered (`CAP_SYS_ADMIN` is needed).
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> anyhow::Result<T> {
         std::thread::scope(|scope| {
             let thread = scope.spawn(|| {
