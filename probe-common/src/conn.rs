@@ -12,6 +12,10 @@ pub struct Conn {
     /// Time of ESTABLISHED, or of the first SYN while [`CONNECTING`], in
     /// nanoseconds of CLOCK_MONOTONIC; 0 where it lies before the start.
     pub since_ns: u64,
+    /// What `sent_bytes` was when the socket was first seen.
+    pub first_sent_bytes: u64,
+    /// What `received_bytes` was when the socket was first seen.
+    pub first_received_bytes: u64,
     /// Payload bytes sent that are in the row already.
     pub sent_bytes: u64,
     /// Payload bytes received that are in the row already.
@@ -38,7 +42,7 @@ pub struct Conn {
     pub side: u32,
 }
 
-const _: () = assert!(size_of::<Conn>() == 64);
+const _: () = assert!(size_of::<Conn>() == 80);
 
 // SAFETY: integers only, without padding (asserted above).
 #[cfg(feature = "user")]

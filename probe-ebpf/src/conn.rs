@@ -82,10 +82,13 @@ pub fn overflowed() -> bool {
 /// does not count.
 #[inline(always)]
 pub fn from_here(tp: TcpSock, row: u32, side: Side, state: u8) -> Conn {
+    let (sent_bytes, received_bytes) = (tp.sent(state), tp.received());
     Conn {
         since_ns: 0,
-        sent_bytes: tp.sent(state),
-        received_bytes: tp.received(),
+        first_sent_bytes: sent_bytes,
+        first_received_bytes: received_bytes,
+        sent_bytes,
+        received_bytes,
         row,
         flags: 0,
         srtt_us: tp.srtt(),
@@ -117,6 +120,8 @@ pub fn adopt(tp: TcpSock, netns: u32, state: u8, hook: Hook) {
         // It was opened after the start and nothing of it has been counted.
         conn.sent_bytes = 0;
         conn.received_bytes = 0;
+        conn.first_sent_bytes = 0;
+        conn.first_received_bytes = 0;
         conn.retransmits = 0;
         conn.segs_in = 0;
         conn.segs_out = 0;

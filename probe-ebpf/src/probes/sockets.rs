@@ -132,8 +132,8 @@ fn connection(seq: *mut c_void, tp: TcpSock, netns: u32, state: u8, report: bool
     conn::flush(conn, tp, state);
     if report {
         let record = SockRecord {
-            sent_bytes: conn.sent_bytes,
-            received_bytes: conn.received_bytes,
+            sent_bytes: conn.sent_bytes - conn.first_sent_bytes,
+            received_bytes: conn.received_bytes - conn.first_received_bytes,
             since_ns: conn.since_ns,
             row: conn.row,
             side: conn.side as u8,
