@@ -56,11 +56,6 @@ pub static LISTENERS: HashMap<u64, u8, 4096, NO_PREALLOC> = HashMap::new();
 #[btf_map]
 pub static ABORTED: LruHashMap<u64, u32, 1024, 0> = LruHashMap::new();
 
-/// Sockets whose failure to connect has just been counted, from the first to
-/// the second program on the transition.
-#[btf_map]
-pub static FAILURES: LruHashMap<u64, u8, 1024, 0> = LruHashMap::new();
-
 /// When the first SYN-ACK of a handshake was sent, in microseconds, for those
 /// whose SYN-ACK was sent again. Least recently used ones give way: the time
 /// of that handshake is then lost and counted.

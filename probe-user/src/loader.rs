@@ -41,16 +41,10 @@ const fn hook(
     }
 }
 
-const HOOKS: [Hook; 8] = [
+const HOOKS: [Hook; 7] = [
     hook(
         "sock_set_state",
         "noop_set_state",
-        "inet_sock_set_state",
-        true,
-    ),
-    hook(
-        "set_state_again",
-        "noop_state_again",
         "inet_sock_set_state",
         true,
     ),

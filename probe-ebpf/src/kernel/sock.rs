@@ -2,7 +2,10 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::helpers::generated::{bpf_skc_to_tcp_request_sock, bpf_skc_to_tcp_sock};
+use aya_ebpf::helpers::{
+    bpf_probe_read_kernel,
+    generated::{bpf_skc_to_tcp_request_sock, bpf_skc_to_tcp_sock},
+};
 use probe_common::layout::ABSENT;
 
 use super::load;
@@ -144,13 +147,17 @@ impl Sock {
     /// a request socket.
     #[inline(always)]
     pub fn first_synack_us(self) -> Option<u64> {
+        let offset = global!(LAYOUT.snt_synack);
         // SAFETY: the helper takes any socket.
         let req = unsafe { bpf_skc_to_tcp_request_sock(self.0.cast_mut()) };
-        if req.is_null() {
-            return None;
+        if !req.is_null() {
+            // SAFETY: a `struct tcp_request_sock *` that is not null.
+            return Some(unsafe { load(req.cast(), offset) });
         }
-        // SAFETY: a `struct tcp_request_sock *` that is not null.
-        Some(unsafe { load(req.cast(), global!(LAYOUT.snt_synack)) })
+        // The helper refuses the requests of an MPTCP listener, which begin
+        // with a `struct tcp_request_sock` too.
+        // SAFETY: the helper checks the address.
+        unsafe { bpf_probe_read_kernel(self.0.cast::<u8>().add(offset as usize).cast()) }.ok()
     }
 }
 

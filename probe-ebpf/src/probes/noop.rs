@@ -20,7 +20,6 @@ macro_rules! empty {
 
 empty! {
     noop_set_state: "inet_sock_set_state";
-    noop_state_again: "inet_sock_set_state";
     noop_tcp_probe: "tcp_probe";
     noop_retransmit: "tcp_retransmit_skb";
     noop_synack: "tcp_retransmit_synack";

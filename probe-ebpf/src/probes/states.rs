@@ -20,7 +20,7 @@ use crate::{
         watched,
     },
     lost,
-    maps::{ABORTED, FAILURES, HandshakeKey, SYNACKS},
+    maps::{ABORTED, HandshakeKey, SYNACKS},
     series::{RowRef, row_of_sock},
 };
 
@@ -37,36 +37,15 @@ const ENETDOWN: i32 = 100;
 
 #[btf_tracepoint(function = "inet_sock_set_state")]
 fn sock_set_state(ctx: BtfTracePointContext) -> i32 {
-    transition(ctx.as_ptr(), Run::First)
-}
-
-/// The kernel skips a program that is interrupted on its CPU by its own event,
-/// and a connection would be lost. This one runs after the first for each event
-/// and does what the first did not.
-#[btf_tracepoint(function = "inet_sock_set_state")]
-fn set_state_again(ctx: BtfTracePointContext) -> i32 {
-    transition(ctx.as_ptr(), Run::Second)
-}
-
-#[derive(Clone, Copy, PartialEq)]
-enum Run {
-    First,
-    Second,
-}
-
-#[inline(always)]
-fn transition(ctx: *const c_void, run: Run) -> i32 {
+    let ctx: *const c_void = ctx.as_ptr();
     let (old, new) = (arg(ctx, 1) as u8, arg(ctx, 2) as u8);
     let tells = match new {
         state::ESTABLISHED | state::CLOSE => old != state::LISTEN,
-        // Where one of these was skipped, the close and the next visit make up
-        // for it, as they do for CLOSE_WAIT to LAST_ACK.
-        _ if run == Run::Second => false,
         state::SYN_RECV => old == state::SYN_SENT,
+        // CLOSE_WAIT to LAST_ACK waits for the close or the next visit.
         _ => old == state::ESTABLISHED,
     };
-    // Where `CONNS` has been full, a missing entry does not tell what was done.
-    if !tells || run == Run::Second && conn::overflowed() {
+    if !tells {
         return 0;
     }
     let Some(sk) = Sock::new(arg(ctx, 0) as *const c_void) else {
@@ -85,9 +64,9 @@ fn transition(ctx: *const c_void, run: Run) -> i32 {
     };
     match (old, new) {
         (state::SYN_SENT, state::SYN_RECV) => simultaneous_open(tp),
-        (_, state::ESTABLISHED) => established(tp, old, netns, run),
-        (state::SYN_SENT | state::SYN_RECV, _) => failed(tp, old, netns, run),
-        (_, state::CLOSE) => closed(tp, old, netns, run),
+        (_, state::ESTABLISHED) => established(tp, old, netns),
+        (state::SYN_SENT | state::SYN_RECV, _) => failed(tp, old, netns),
+        (_, state::CLOSE) => closed(tp, old, netns),
         _ => leaves_established(tp, new),
     }
     0
@@ -106,21 +85,14 @@ fn simultaneous_open(tp: TcpSock) {
 }
 
 #[inline(always)]
-fn established(tp: TcpSock, old: u8, netns: u32, run: Run) {
+fn established(tp: TcpSock, old: u8, netns: u32) {
     let sk = tp.sock();
     // Only a SYN that was sent again or met another left an entry.
     let no_entry = match old {
         state::SYN_SENT => tp.total_retrans() == 0,
         _ => !sk.has_user(),
     };
-    let connecting = if no_entry && run == Run::First {
-        None
-    } else {
-        conn::get(tp)
-    };
-    if run == Run::Second && matches!(connecting, Some(Conn { flags: OPEN, .. })) {
-        return;
-    }
+    let connecting = if no_entry { None } else { conn::get(tp) };
     let side = if old == state::SYN_SENT || connecting.is_some() {
         Side::Client
     } else {
@@ -193,14 +165,7 @@ fn first_synack_ns(sk: Sock, netns: u32) -> Option<u64> {
 }
 
 #[inline(always)]
-fn failed(tp: TcpSock, old: u8, netns: u32, run: Run) {
-    if run == Run::Second {
-        if FAILURES.remove(&tp.id()).is_ok() {
-            return;
-        }
-    } else if FAILURES.insert(&tp.id(), &1, 0).is_err() {
-        lost::count(HOOK, Cause::MapFull);
-    }
+fn failed(tp: TcpSock, old: u8, netns: u32) {
     let connecting = conn::get(tp);
     let side = if old == state::SYN_SENT || connecting.is_some() {
         Side::Client
@@ -247,7 +212,7 @@ fn leaves_established(tp: TcpSock, new: u8) {
 }
 
 #[inline(always)]
-fn closed(tp: TcpSock, old: u8, netns: u32, run: Run) {
+fn closed(tp: TcpSock, old: u8, netns: u32) {
     let from_open = matches!(old, state::ESTABLISHED | state::CLOSE_WAIT);
     let how = match (tp.err(), old) {
         (ECONNRESET | EPIPE, _) => Closed::ResetReceived,
@@ -257,10 +222,7 @@ fn closed(tp: TcpSock, old: u8, netns: u32, run: Run) {
         _ => Closed::Other,
     };
     let Some(conn) = conn::get(tp) else {
-        if run == Run::First {
-            closed_unknown(tp, old, netns, how);
-        }
-        return;
+        return closed_unknown(tp, old, netns, how);
     };
     conn::observe_last_rtt(conn, tp);
     conn::no_longer_open(conn);

@@ -318,7 +318,6 @@ impl Collector {
     fn own(&self, snapshot: &mut Snapshot) -> anyhow::Result<()> {
         let loadeds = || std::iter::once(&self.host).chain(self.devices.iter().map(|d| &d.loaded));
         let mut lost: BTreeMap<(&str, &str), u64> = BTreeMap::new();
-        let all_remembered = maps::counter(&self.host, "CONNS_FULL")? == 0;
         for loaded in loadeds() {
             let counts: Array<&MapData, u64> = loaded.map("LOST")?;
             for (h, hook) in Hook::NAMES.into_iter().enumerate() {
@@ -335,12 +334,8 @@ impl Collector {
                     program.run_seconds = facts.get("run_time_ns").map(|&ns| ns as f64 / 1e9);
                 }
                 // The kernel skips a program that is interrupted on its CPU by its own
-                // event. On this hook a second program makes up for it, as long as
-                // all connections are remembered.
-                let missed = match program.hook.as_str() {
-                    "tp_btf/inet_sock_set_state" if all_remembered => 0,
-                    _ => facts.get("recursion_misses").copied().unwrap_or(0),
-                };
+                // event.
+                let missed = facts.get("recursion_misses").copied().unwrap_or(0);
                 let hook = program
                     .hook
                     .split_once('/')
