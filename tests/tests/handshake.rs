@@ -67,7 +67,7 @@ fn a_handshake_shows_the_second_that_its_lost_packet_cost() {
         for target in on_port(&Pair::SERVERS, PORT) {
             for _ in 0..2 {
                 drop(load::hold(&pair.client, &[target], 1));
-                server.release();
+                server.release(1);
                 load::quiet(&pair.both(), 0);
                 made += 1;
             }

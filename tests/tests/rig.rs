@@ -59,8 +59,9 @@ fn the_load_does_what_it_says() {
     assert_eq!(served.connections, 400 + open as u64);
     assert_eq!(served.received, totals.sent + held_totals.sent);
     assert_eq!(served.sent, totals.received + held_totals.received);
+    let number = held.len();
     drop((held, stuck));
-    server.release();
+    server.release(number);
     load::quiet(&pair.both(), 0);
     server.stop();
 }
