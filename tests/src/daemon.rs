@@ -17,7 +17,7 @@ use probe_user::{
 };
 use tempfile::TempDir;
 
-use crate::{netns::Netns, poll};
+use crate::{netns::Netns, poll, skip};
 
 /// How long an orderly end may take.
 const SHUTDOWN: Duration = Duration::from_secs(2);
@@ -159,11 +159,7 @@ impl Drop for Running {
 
 /// Emulated processors are some twenty times slower.
 fn slowness() -> u32 {
-    if env::var_os("EP_GUEST").is_some() {
-        10
-    } else {
-        1
-    }
+    if skip::is_emulated() { 10 } else { 1 }
 }
 
 /// `edgeprobe daemon` on a socket of its own, watching namespaces of the test.
@@ -207,6 +203,9 @@ impl Daemon {
             arguments.extend(["--netns".into(), netns.name().into()]);
         }
         arguments.extend(more.iter().map(OsString::from));
+        if let Some(level) = env::var_os("EP_LOG_LEVEL") {
+            arguments.extend(["--log-level".into(), level]);
+        }
         Self::run(inside, arguments, folder)
     }
 

@@ -143,9 +143,19 @@ impl Server {
         self.tally.totals()
     }
 
-    /// Closes the connections that were to stay open.
-    pub fn release(&self) {
-        lock(&self.held).clear();
+    /// Closes the connections that were to stay open, once all are there: a
+    /// client has its answer a moment before the server puts its end aside.
+    ///
+    /// # Panics
+    ///
+    /// Where they are not as many.
+    #[track_caller]
+    pub fn release(&self, connections: usize) {
+        let held = poll::until("all connections are held", || {
+            let mut held = lock(&self.held);
+            (held.len() >= connections).then(|| std::mem::take(&mut *held))
+        });
+        assert_eq!(held.len(), connections, "connections held");
     }
 
     /// Closes the listeners and ends the threads.
@@ -165,7 +175,7 @@ impl Server {
 
     fn end(&mut self) -> Vec<thread::Result<io::Result<()>>> {
         drop(self.stop.take());
-        self.release();
+        lock(&self.held).clear();
         self.threads.drain(..).map(JoinHandle::join).collect()
     }
 }

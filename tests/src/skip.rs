@@ -59,6 +59,11 @@ pub fn tool(test: &str, name: &str) -> Option<PathBuf> {
     found
 }
 
+/// Whether this runs in a virtual machine with emulated processors.
+pub fn is_emulated() -> bool {
+    env::var_os("EP_GUEST").is_some()
+}
+
 /// How much of the full load to make, from `EP_SCALE`: slow machines set less
 /// than 1.
 ///

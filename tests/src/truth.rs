@@ -114,6 +114,7 @@ fn of(map: &BTreeMap<String, u64>, names: &[&str]) -> u64 {
 /// Compares a snapshot with what the kernel counted over the same time, once
 /// all is at rest. `open_before` is how many ends were open at the start.
 pub fn against_kernel(table: &mut Table, ours: &Snapshot, theirs: &Counters, open_before: i64) {
+    print!("{}", lost(ours));
     let old = skip::kernel() < (6, 11);
     let tcp = |name: &str| theirs.get(&format!("Tcp.{name}"));
     let ext = |name: &str| theirs.get(&format!("TcpExt.{name}"));
@@ -227,7 +228,7 @@ pub fn lost(snapshot: &Snapshot) -> String {
     (snapshot.lost.iter())
         .filter(|lost| lost.count > 0)
         .fold(String::new(), |mut text, lost| {
-            let _ = writeln!(text, "{} {}: {}", lost.hook, lost.cause, lost.count);
+            let _ = writeln!(text, "lost: {} {}: {}", lost.hook, lost.cause, lost.count);
             text
         })
 }

@@ -199,20 +199,16 @@ fn a_full_accept_queue_shows_as_the_kernel_counts_it() {
         .collect();
     let drops = || (&pair.counters() - &before).get("TcpExt.ListenDrops");
     poll::until("connections are dropped", || (drops() >= 60).then_some(()));
-    let check = |when: &'static str| {
-        let ours = poll::until("our count and the kernel's belong together", || {
-            let first = drops();
+    // The listeners are visited now and then, less often where that costs more.
+    let agree = |when: &str| {
+        poll::until(when, || {
             let snapshot = daemon.snapshot();
-            (drops() == first).then_some((snapshot, first))
-        });
-        let (snapshot, theirs) = ours;
-        let sum = snapshot.listeners.iter().map(|one| one.drops).sum();
-        let mut table = Table::default();
-        table.equal(when, sum, theirs);
-        table.check();
-        snapshot
+            let sum: u64 = snapshot.listeners.iter().map(|one| one.drops).sum();
+            println!("{when}: {sum} of {}", drops());
+            (i64::try_from(sum) == Ok(drops())).then_some(snapshot)
+        })
     };
-    let snapshot = check("while they listen");
+    let snapshot = agree("while they listen");
     let full = snapshot.listeners.iter().find(|one| one.svc == "8080");
     let full = full.expect("the listeners of the test");
     assert_eq!(
@@ -221,8 +217,8 @@ fn a_full_accept_queue_shows_as_the_kernel_counts_it() {
     );
     assert_eq!(full.accept_queue_limit, 4);
     drop(waiting);
-    check("when the clients are gone");
+    agree("when the clients are gone");
     drop(queues);
-    check("when the listeners are gone");
+    agree("when the listeners are gone");
     daemon.stop();
 }

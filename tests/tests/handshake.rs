@@ -41,9 +41,9 @@ fn a_handshake_shows_the_second_that_its_lost_packet_cost() {
     let Some(_turn) = skip::turn("a_handshake_shows_the_second_that_its_lost_packet_cost") else {
         return;
     };
-    for (lost, at_server, slow_sides) in [
-        ("syn", true, &["client"][..]),
-        ("syn|ack", false, &["client", "server"][..]),
+    for (lost, client_port, at_server, slow_sides) in [
+        ("syn", "sport", true, &["client"][..]),
+        ("syn|ack", "dport", false, &["client", "server"][..]),
     ] {
         let pair = Pair::new();
         let receiver = if at_server {
@@ -51,20 +51,23 @@ fn a_handshake_shows_the_second_that_its_lost_packet_cost() {
         } else {
             &pair.client
         };
-        // Every other one, so that the first of each connection is lost.
+        // The first of each connection is lost, which its port tells.
         receiver.nft(&format!(
-            "table inet ep {{ chain pre {{ type filter hook prerouting priority raw;
-                tcp flags & (syn|ack) == {lost} numgen inc mod 2 == 0 drop
-            }}; }}"
+            "table inet ep {{
+                set seen {{ typeof meta nfproto . tcp {client_port}; size 1000; flags dynamic; }};
+                chain pre {{ type filter hook prerouting priority raw;
+                    tcp flags & (syn|ack) == {lost} meta nfproto . tcp {client_port} != @seen \
+                    add @seen {{ meta nfproto . tcp {client_port} }} drop
+                }};
+            }}"
         ));
         let server = Server::start(&pair.server, &on_port(&Pair::SERVERS, PORT), &[]);
         let daemon = Daemon::start(&pair.both(), &[]);
         let mut made = 0;
         for target in on_port(&Pair::SERVERS, PORT) {
-            // One after the other: the filter counts.
             for _ in 0..2 {
                 drop(load::hold(&pair.client, &[target], 1));
-                server.release();
+                server.release(1);
                 load::quiet(&pair.both(), 0);
                 made += 1;
             }

@@ -126,8 +126,9 @@ fn everything(test: &str, loss: Option<u32>) {
     }
     table.check();
 
+    let number = held.len();
     drop((held, stuck));
-    server.release();
+    server.release(number);
     load::quiet(&pair.both(), 0);
     let snapshot = daemon.snapshot();
     assert_eq!(truth::sum(&snapshot, "", |one| one.open), 0);

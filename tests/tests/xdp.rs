@@ -30,11 +30,8 @@ fn received(netns: &Netns) -> Received {
     let links: serde_json::Value = serde_json::from_str(&text).expect("JSON from ip");
     let rx = &links[0]["stats64"]["rx"];
     let number = |name: &str| rx[name].as_u64().expect("a number in the statistics");
-    assert_eq!(
-        number("dropped") + number("errors"),
-        0,
-        "a device that loses nothing"
-    );
+    // What is dropped for want of a protocol that takes it has been received.
+    assert_eq!(number("errors"), 0, "a device without errors");
     Received {
         packets: number("packets"),
         bytes: number("bytes"),

@@ -44,6 +44,7 @@ pub const KERNELS: &[Kernel] = &[
         version: "7.2",
         suite: "sid",
         packages: &[
+            ("linux-base-7.2.", "-cloud-amd64"),
             ("linux-binary-7.2.", "-cloud-amd64"),
             ("linux-modules-7.2.", "-cloud-amd64"),
         ],
