@@ -227,11 +227,14 @@ fn refusal(error: &ProgramError) -> String {
             verifier_log,
         } => {
             let log = verifier_log.to_string();
-            // The last lines are counts; the one before them tells.
+            // The last lines are figures; the one before them tells.
+            let figures = ["processed ", "verification time ", "stack depth "];
             let last = log
                 .lines()
                 .rev()
-                .find(|line| !line.trim().is_empty() && !line.starts_with("processed "))
+                .find(|line| {
+                    !line.trim().is_empty() && !figures.iter().any(|start| line.starts_with(start))
+                })
                 .unwrap_or("no word from the verifier");
             tracing::debug!("verifier: {log}");
             format!("{io_error}: {last}")
