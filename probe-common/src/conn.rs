@@ -1,21 +1,49 @@
 //! What is remembered for each connection while it is open.
 
-/// The connection is in SYN_SENT: it has no row yet.
+/// The handshake is going on: the connection has no row yet.
 pub const CONNECTING: u32 = 1;
 /// The connection counts as open.
 pub const OPEN: u32 = 2;
 
-/// Value of the `CONNS` map; the key is the address of the socket.
+/// Connections in a [`Bucket`]: with `spilled` their numbers fill a cache line.
+pub const BUCKET_CONNS: usize = 7;
+
+/// Element of the `CONNS` map, a hash table of sockets in an array: a socket is
+/// in the first of two buckets that follow from its number or, where that was
+/// full, in the second. The kernel's own hash map takes some ten times as long
+/// to insert and to remove.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Bucket {
+    /// Sockets whose first bucket this is and that are in their second.
+    pub spilled: u64,
+    /// Numbers of the sockets; 0 where the place is free.
+    pub sockets: [u64; BUCKET_CONNS],
+    /// What is remembered of them.
+    pub conns: [Conn; BUCKET_CONNS],
+}
+
+const _: () = assert!(size_of::<Bucket>() == 64 * (1 + BUCKET_CONNS));
+
+/// Element of the `STATUS` map: 1 once a connection has found no place.
+pub const STATUS_FULL: u32 = 0;
+/// Element of the `STATUS` map: 1 once all sockets have been visited, so that
+/// a socket without an entry was not there at the start.
+pub const STATUS_COMPLETE: u32 = 1;
+
+/// Element of the `STATUS` map: 1 while a visit of all sockets is to report the
+/// connections.
+pub const STATUS_REPORT: u32 = 3;
+/// Element of the `STATUS` map: 0 for ever, which the verifier does not know.
+pub const STATUS_ZERO: u32 = 2;
+
+/// What is remembered of one connection: a cache line.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Conn {
-    /// Time of ESTABLISHED, or of the first SYN while [`CONNECTING`], in
-    /// nanoseconds of CLOCK_MONOTONIC; 0 where it lies before the start.
+    /// Time of ESTABLISHED, or of the first SYN while [`CONNECTING`] as a
+    /// client, in nanoseconds of CLOCK_MONOTONIC; 0 where it lies before the start.
     pub since_ns: u64,
-    /// What `sent_bytes` was when the socket was first seen.
-    pub first_sent_bytes: u64,
-    /// What `received_bytes` was when the socket was first seen.
-    pub first_received_bytes: u64,
     /// Payload bytes sent that are in the row already.
     pub sent_bytes: u64,
     /// Payload bytes received that are in the row already.
@@ -42,8 +70,8 @@ pub struct Conn {
     pub side: u32,
 }
 
-const _: () = assert!(size_of::<Conn>() == 80);
+const _: () = assert!(size_of::<Conn>() == 64);
 
-// SAFETY: integers only, without padding (asserted above).
+// SAFETY: integers only, without padding (the sizes are asserted above).
 #[cfg(feature = "user")]
-unsafe impl aya::Pod for Conn {}
+unsafe impl aya::Pod for Bucket {}

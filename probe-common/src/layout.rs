@@ -83,8 +83,6 @@ layout! {
     skc_flags: Field("sock_common.skc_flags"), 8, required;
     /// `u16`, an IP protocol number.
     sk_protocol: Field("sock.sk_protocol"), 2, required;
-    /// `struct socket *`.
-    sk_socket: Field("sock.sk_socket"), 8, required;
     /// `int`, a positive error number.
     sk_err: Field("sock.sk_err"), 4, required;
     /// `atomic_t`, packets dropped on this socket.
@@ -109,10 +107,6 @@ layout! {
     rack_rtt_us: Field("tcp_sock.rack.rtt_us"), 4, required;
     /// `u32`, segments retransmitted.
     total_retrans: Field("tcp_sock.total_retrans"), 4, required;
-    /// `u32`, time of the first SYN while in SYN_SENT, in timestamp units.
-    retrans_stamp: Field("tcp_sock.retrans_stamp"), 4, required;
-    /// Bit field: timestamp units are microseconds (6.7 and later).
-    tcp_usec_ts: Bits("tcp_sock.tcp_usec_ts"), 1, optional;
     /// `u64`, payload, SYN and FIN acknowledged.
     bytes_acked: Field("tcp_sock.bytes_acked"), 8, required;
     /// `u64`, payload and FIN received in order.

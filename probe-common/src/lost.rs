@@ -22,11 +22,13 @@ pub enum Hook {
     Xdp = 7,
     /// `iter/tcp`.
     IterTcp = 8,
+    /// `tp_btf/tcp_destroy_sock`.
+    TcpDestroySock = 9,
 }
 
 impl Hook {
     /// Label values of the hooks, in the order of the slots.
-    pub const NAMES: [&'static str; 9] = [
+    pub const NAMES: [&'static str; 10] = [
         "inet_sock_set_state",
         "tcp_probe",
         "tcp_retransmit_skb",
@@ -36,6 +38,7 @@ impl Hook {
         "kfree_skb",
         "xdp",
         "iter_tcp",
+        "tcp_destroy_sock",
     ];
 }
 

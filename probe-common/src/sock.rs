@@ -8,9 +8,9 @@ pub struct SockRecord {
     pub local: [u8; 16],
     /// Remote address, likewise.
     pub remote: [u8; 16],
-    /// Payload bytes sent since the socket was first seen.
+    /// Payload bytes sent since it was opened.
     pub sent_bytes: u64,
-    /// Payload bytes received since the socket was first seen.
+    /// Payload bytes received since it was opened.
     pub received_bytes: u64,
     /// Time of ESTABLISHED in nanoseconds of CLOCK_MONOTONIC; 0 if before the start.
     pub since_ns: u64,

@@ -31,3 +31,31 @@ pub unsafe fn fetch_add(counter: *mut u64, amount: u64) -> u64 {
     }
     value
 }
+
+/// `*cell = value` if it was `expected`; what it was.
+///
+/// # Safety
+///
+/// `cell` points into a map value and is aligned.
+#[inline(always)]
+pub unsafe fn compare_exchange(cell: *mut u64, expected: u64, value: u64) -> u64 {
+    let previous: u64;
+    // SAFETY: the caller vouches for the pointer; the verifier checks it.
+    unsafe {
+        asm!("r0 = cmpxchg_64({0} + 0, r0, {1})", in(reg) cell, in(reg) value, inout("r0") expected => previous, options(nostack));
+    }
+    previous
+}
+
+/// `*cell = value`, after all that was written before.
+///
+/// # Safety
+///
+/// `cell` points into a map value and is aligned.
+#[inline(always)]
+pub unsafe fn store(cell: *mut u64, value: u64) {
+    // SAFETY: the caller vouches for the pointer; the verifier checks it.
+    unsafe {
+        asm!("{1} = xchg_64({0} + 0, {1})", in(reg) cell, inout(reg) value => _, options(nostack));
+    }
+}

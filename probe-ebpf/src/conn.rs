@@ -1,18 +1,30 @@
-//! Connections while they are open. Every function here runs under the socket's
-//! lock, so nothing else touches the same entry at the same time.
+//! Connections from their SYN on until they close. Every function here runs
+//! under the socket's lock, so nothing else touches the same entry at the same
+//! time.
+//!
+//! The kernel skips a program that is interrupted on its CPU by its own event:
+//! a process in `connect()` or `close()`, say, and a segment that arrives just
+//! then. What such a skipped event should have told is made up for by the next
+//! one: an entry that is in its handshake, or missing, though its socket is
+//! past it ([`settled`]), or one that is still there though its socket is gone
+//! (`tcp_destroy_sock`).
 
-use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_ktime_get_ns};
+use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use probe_common::{
-    conn::{CONNECTING, Conn, OPEN},
+    conn::{CONNECTING, Conn, OPEN, STATUS_COMPLETE, STATUS_FULL},
     lost::{Cause, Hook},
-    series::{Kind, Retransmit, Side},
+    series::{Closed, Kind, Retransmit, Side},
 };
 
 use crate::{
-    kernel::sock::{TcpSock, state},
+    kernel::{
+        sock::{Sock, TcpSock, state},
+        watched,
+    },
     lost,
-    maps::{CONNS, CONNS_FULL, LISTENERS},
+    maps::{HandshakeKey, LISTENERS, STATUS, SYNACKS},
     series::{RowRef, row_of_sock},
+    table,
 };
 
 /// CLOCK_MONOTONIC in nanoseconds.
@@ -28,65 +40,221 @@ pub fn listener_key(netns: u32, port: u16) -> u64 {
     u64::from(netns) << 16 | u64::from(port)
 }
 
-/// The entry of a socket.
 #[inline(always)]
-pub fn get(tp: TcpSock) -> Option<&'static mut Conn> {
-    // SAFETY: only the holder of the socket's lock uses the entry, and it is
-    // removed under the same lock.
-    CONNS
-        .get_ptr_mut(&tp.id())
-        .map(|conn| unsafe { &mut *conn })
+fn is_listening(sk: Sock, netns: u32) -> bool {
+    // SAFETY: the entry is only read.
+    unsafe { LISTENERS.get(&listener_key(netns, sk.local_port())) }.is_some()
 }
 
-/// Remembers a socket. Where the map is full, what is known of it is lost: it
-/// will be counted when it closes.
+/// Whether an element of `STATUS` is set.
 #[inline(always)]
-pub fn insert(tp: TcpSock, conn: &Conn, hook: Hook) -> bool {
-    const EEXIST: i32 = -17;
+pub fn status(element: u32) -> bool {
+    STATUS.get(element).copied() != Some(0)
+}
 
-    match CONNS.insert(&tp.id(), conn, u64::from(BPF_NOEXIST)) {
-        Ok(()) => return true,
-        Err(EEXIST) => {
-            // Its close was missed of a socket that had this address before.
-            if let Some(stale) = get(tp) {
-                no_longer_open(stale);
-                *stale = *conn;
-                lost::count(hook, Cause::Limit);
-                return true;
-            }
-        }
-        Err(_) => {}
-    }
-    if let Some(full) = CONNS_FULL.get_ptr_mut(0) {
-        // SAFETY: an element of the map; every writer writes the same.
-        unsafe { core::ptr::write_volatile(full, 1) };
-    }
-    lost::count(hook, Cause::MapFull);
-    false
+/// Whether a connection has ever found no place.
+#[inline(always)]
+pub fn overflowed() -> bool {
+    status(STATUS_FULL)
+}
+
+/// The entry of a socket.
+#[inline(always)]
+pub fn get(sk: Sock) -> Option<&'static mut Conn> {
+    // SAFETY: only the holder of the socket's lock uses the entry, and it is
+    // removed under the same lock.
+    unsafe { table::find(sk.id()).as_mut() }
 }
 
 /// Forgets a socket.
 #[inline(always)]
-pub fn remove(tp: TcpSock) {
-    // Not there: then there is nothing to forget.
-    let _ = CONNS.remove(&tp.id());
+pub fn remove(sk: Sock) {
+    table::remove(sk.id());
 }
 
-/// Whether an insert has ever failed.
+/// Whether the entry is of a connection in its handshake.
 #[inline(always)]
-pub fn overflowed() -> bool {
-    CONNS_FULL.get(0).copied() != Some(0)
+pub fn is_connecting(conn: &Conn) -> bool {
+    conn.flags & CONNECTING != 0
+}
+
+/// A place for a socket that has no entry. Where there is none, its side is
+/// lost: it will be counted when it closes.
+#[inline(always)]
+fn insert(sk: Sock) -> Option<&'static mut Conn> {
+    // SAFETY: as in `get`.
+    let place = unsafe { table::claim(sk.id()).as_mut() };
+    if place.is_none()
+        && let Some(full) = STATUS.get_ptr_mut(STATUS_FULL)
+    {
+        // SAFETY: an element of the map; every writer writes the same.
+        unsafe { core::ptr::write_volatile(full, 1) };
+    }
+    place
+}
+
+/// A handshake begins: the side is known from here on, and to a client when.
+#[inline(always)]
+pub fn begins(sk: Sock, side: Side) {
+    let stale = get(sk);
+    if let Some(stale) = &stale {
+        abandoned(stale);
+    }
+    // Where there is no place it is tried again at ESTABLISHED.
+    // SAFETY: as in `get`.
+    let place = stale.or_else(|| unsafe { table::claim(sk.id()).as_mut() });
+    if let Some(place) = place {
+        *place = Conn {
+            since_ns: match side {
+                Side::Client => now_ns(),
+                _ => 0,
+            },
+            flags: CONNECTING,
+            side: side as u32,
+            ..Conn::default()
+        };
+    }
+}
+
+/// Neither the close nor the end of a socket was seen, and its address is in
+/// use again. A half-open one may end so without having counted anywhere.
+#[inline(always)]
+fn abandoned(conn: &Conn) {
+    if is_connecting(conn) {
+        return;
+    }
+    lost::count(Hook::SockSetState, Cause::Limit);
+    if let Some(row) = RowRef::get(conn.row) {
+        if conn.flags & OPEN != 0 {
+            row.open(u64::MAX);
+        }
+        row.closed(Closed::Other);
+    }
+}
+
+/// Side of an entry.
+#[inline(always)]
+pub fn side(conn: &Conn) -> Side {
+    const CLIENT: u32 = Side::Client as u32;
+    const SERVER: u32 = Side::Server as u32;
+    match conn.side {
+        CLIENT => Side::Client,
+        SERVER => Side::Server,
+        _ => Side::Unknown,
+    }
+}
+
+/// ESTABLISHED. `fallback` is the side where there is no entry: the connection
+/// was in SYN_SENT before the start, or found no place when it began. Returns
+/// the new entry, or null where there is no place for one.
+#[inline(never)]
+pub fn established(tp: TcpSock, fallback: Side) -> *mut Conn {
+    const HOOK: Hook = Hook::SockSetState;
+    let sk = tp.sock();
+    let netns = sk.netns();
+    let known = get(sk);
+    let (side, first_syn_ns) = match &known {
+        Some(conn) if is_connecting(conn) => (side(conn), conn.since_ns),
+        Some(stale) => {
+            abandoned(stale);
+            (fallback, 0)
+        }
+        None => (fallback, 0),
+    };
+    let now_ns = now_ns();
+    let number = row_of_sock(sk, side, netns, HOOK);
+    let Some(row) = RowRef::get(number) else {
+        return core::ptr::null_mut();
+    };
+    row.opened(1);
+    let handshake_ns = match side {
+        // The kernel's own measurement, which leaves out what was sent again.
+        _ if tp.total_retrans() == 0 => Some(u64::from(tp.srtt() >> 3) * 1000),
+        Side::Client if first_syn_ns != 0 => Some(now_ns.saturating_sub(first_syn_ns)),
+        Side::Server => first_synack_ns(sk, netns).map(|first| now_ns.saturating_sub(first)),
+        _ => None,
+    };
+    match handshake_ns {
+        Some(ns) => row.observe(Kind::Handshake, ns),
+        None => lost::count(Hook::TcpRetransmitSynack, Cause::Limit),
+    }
+    let Some(entry) = known.or_else(|| insert(sk)) else {
+        lost::count(HOOK, Cause::MapFull);
+        return core::ptr::null_mut();
+    };
+    row.open(1);
+    // `bytes_acked` of an active opener counts its SYN.
+    let syn = u64::from(matches!(side, Side::Client));
+    *entry = Conn {
+        since_ns: now_ns,
+        sent_bytes: syn,
+        received_bytes: 0,
+        row: number,
+        flags: OPEN,
+        srtt_us: tp.srtt(),
+        mdev_us: tp.mdev(),
+        // A SYN was counted when it was sent again, a SYN-ACK likewise.
+        retransmits: tp.total_retrans(),
+        segs_in: 0,
+        segs_out: 0,
+        dsack_dups: 0,
+        out_of_order: 0,
+        side: side as u32,
+    };
+    entry
+}
+
+/// When the first SYN-ACK was sent, of a handshake whose SYN-ACK was sent again.
+#[inline(always)]
+fn first_synack_ns(sk: Sock, netns: u32) -> Option<u64> {
+    let key = HandshakeKey {
+        remote: sk.remote(),
+        netns,
+        local_port: sk.local_port(),
+        remote_port: sk.remote_port(),
+    };
+    // SAFETY: the value is copied at once.
+    let first_us = unsafe { SYNACKS.get(&key) }.copied()?;
+    let _ = SYNACKS.remove(&key);
+    Some(first_us * 1000)
+}
+
+/// The entry of a socket that is past its handshake. Where its events told
+/// otherwise, one was skipped: the connection counts as opened now. `None` where
+/// the socket may be from before the start.
+#[inline(always)]
+pub fn settled(tp: TcpSock) -> Option<&'static mut Conn> {
+    match get(tp.sock()) {
+        Some(conn) if !is_connecting(conn) => Some(conn),
+        // SAFETY: as in `get`.
+        other => unsafe { late(tp, other.is_some()).as_mut() },
+    }
+}
+
+/// The rare part of [`settled`]: the start of the connection was missed.
+#[inline(always)]
+fn late(tp: TcpSock, has_entry: bool) -> *mut Conn {
+    let sk = tp.sock();
+    // A client has had an entry since its SYN: that event interrupts nothing.
+    let is_late = has_entry
+        || (status(STATUS_COMPLETE) && !overflowed() && {
+            let netns = sk.netns();
+            watched(netns) && is_listening(sk, netns)
+        });
+    if is_late {
+        established(tp, Side::Server)
+    } else {
+        core::ptr::null_mut()
+    }
 }
 
 /// An entry that takes the socket as it is: what it sent and received so far
 /// does not count.
 #[inline(always)]
-pub fn from_here(tp: TcpSock, row: u32, side: Side, state: u8) -> Conn {
+fn from_here(tp: TcpSock, row: u32, side: Side, state: u8) -> Conn {
     let (sent_bytes, received_bytes) = (tp.sent(state), tp.received());
     Conn {
         since_ns: 0,
-        first_sent_bytes: sent_bytes,
-        first_received_bytes: received_bytes,
         sent_bytes,
         received_bytes,
         row,
@@ -102,50 +270,50 @@ pub fn from_here(tp: TcpSock, row: u32, side: Side, state: u8) -> Conn {
     }
 }
 
-/// Takes in a connection that was open before the start, or whose entry found
-/// no place when it was opened.
+/// Takes in a connection that was open before the start, or that found no place
+/// when it was opened.
 #[inline(always)]
-pub fn adopt(tp: TcpSock, netns: u32, state: u8, hook: Hook) {
+pub fn adopt(tp: TcpSock, netns: u32, state: u8, hook: Hook) -> Option<&'static mut Conn> {
     let sk = tp.sock();
-    // SAFETY: the entry is only read.
-    let listening = unsafe { LISTENERS.get(&listener_key(netns, sk.local_port())) }.is_some();
-    let side = if listening {
+    let side = if is_listening(sk, netns) {
         Side::Server
     } else {
         Side::Unknown
     };
-    let row = row_of_sock(sk, side, netns, hook);
-    let mut conn = from_here(tp, row, side, state);
-    if overflowed() {
+    let number = row_of_sock(sk, side, netns, hook);
+    let mut conn = from_here(tp, number, side, state);
+    let overflowed = overflowed();
+    if overflowed {
         // It was opened after the start and nothing of it has been counted.
         conn.sent_bytes = 0;
         conn.received_bytes = 0;
-        conn.first_sent_bytes = 0;
-        conn.first_received_bytes = 0;
         conn.retransmits = 0;
         conn.segs_in = 0;
         conn.segs_out = 0;
     }
-    let is_open = matches!(state, state::ESTABLISHED | state::CLOSE_WAIT);
-    if is_open {
-        conn.flags = OPEN;
-    }
-    if insert(tp, &conn, hook)
-        && is_open
-        && let Some(row) = RowRef::get(row)
+    let Some(place) = insert(sk) else {
+        // If one was lost before, this one has been counted as such.
+        if !overflowed {
+            lost::count(hook, Cause::MapFull);
+        }
+        return None;
+    };
+    *place = conn;
+    if matches!(state, state::ESTABLISHED | state::CLOSE_WAIT)
+        && let Some(row) = RowRef::get(number)
     {
+        place.flags = OPEN;
         row.open(1);
     }
+    Some(place)
 }
 
 /// The connection left ESTABLISHED and CLOSE_WAIT.
 #[inline(always)]
-pub fn no_longer_open(conn: &mut Conn) {
+pub fn no_longer_open(conn: &mut Conn, row: RowRef) {
     if conn.flags & OPEN != 0 {
         conn.flags &= !OPEN;
-        if let Some(row) = RowRef::get(conn.row) {
-            row.open(u64::MAX);
-        }
+        row.open(u64::MAX);
     }
 }
 
@@ -168,32 +336,24 @@ pub fn observe_rtt(conn: &mut Conn, tp: TcpSock) {
     } else {
         srtt.wrapping_sub(old).wrapping_add(old >> 3)
     };
-    record_rtt(conn, sample_us);
+    if let Some(row) = RowRef::get(conn.row) {
+        row.observe(Kind::Rtt, u64::from(sample_us) * 1000);
+    }
 }
 
 /// The last look at a connection that is closing: several segments may have
 /// been handled since the one before, so the newest measurement is taken.
 #[inline(always)]
-pub fn observe_last_rtt(conn: &mut Conn, tp: TcpSock) {
+pub fn observe_last_rtt(conn: &Conn, tp: TcpSock, row: RowRef) {
     if tp.srtt() != conn.srtt_us || tp.mdev() != conn.mdev_us {
-        record_rtt(conn, tp.rack_rtt_us());
-    }
-}
-
-#[inline(always)]
-fn record_rtt(conn: &Conn, sample_us: u32) {
-    if let Some(row) = RowRef::get(conn.row) {
-        row.observe(Kind::Rtt, u64::from(sample_us) * 1000);
+        row.observe(Kind::Rtt, u64::from(tp.rack_rtt_us()) * 1000);
     }
 }
 
 /// Adds what the socket did since the last time to its row. `state` is the
 /// state before the present transition.
 #[inline(always)]
-pub fn flush(conn: &mut Conn, tp: TcpSock, state: u8) {
-    let Some(row) = RowRef::get(conn.row) else {
-        return;
-    };
+pub fn flush(conn: &mut Conn, tp: TcpSock, state: u8, row: RowRef) {
     let sent = tp.sent(state);
     if sent > conn.sent_bytes {
         row.sent_bytes(sent - conn.sent_bytes);
@@ -225,18 +385,10 @@ pub fn flush(conn: &mut Conn, tp: TcpSock, state: u8) {
 
 /// Adds the segments that were sent again since the last time, for one cause.
 #[inline(always)]
-pub fn flush_retransmits(conn: &mut Conn, tp: TcpSock, why: Retransmit) {
+pub fn flush_retransmits(conn: &mut Conn, tp: TcpSock, why: Retransmit, row: RowRef) {
     let total = tp.total_retrans();
-    if total != conn.retransmits {
-        if let Some(row) = RowRef::get(conn.row) {
-            row.retransmits(why, total.wrapping_sub(conn.retransmits));
-        }
-        conn.retransmits = total;
+    if total > conn.retransmits {
+        row.retransmits(why, total - conn.retransmits);
     }
-}
-
-/// Whether the entry is of a connection in SYN_SENT.
-#[inline(always)]
-pub fn is_connecting(conn: &Conn) -> bool {
-    conn.flags & CONNECTING != 0
+    conn.retransmits = total;
 }

@@ -22,6 +22,7 @@ mod lost;
 mod maps;
 mod probes;
 mod series;
+mod table;
 
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]

@@ -6,7 +6,7 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use probe_common::{
-    conn::Conn,
+    conn::Bucket,
     lost,
     packet::{FlowKey, Protocol, Traffic},
     series::{CORE_REASONS, DropKey, ResetKey, Row, SeriesKey},
@@ -29,15 +29,19 @@ pub static ROWS: Array<Row, 1, MMAPABLE> = Array::new();
 #[btf_map]
 pub static NEXT_ROW: Array<u64, 1, 0> = Array::new();
 
-/// Open connections; the key is the address of the socket. Written by the TCP
-/// programs under the socket's lock, removed when it closes. Full: the
-/// connection is counted when it closes, with side `unknown`.
+/// Connections, a hash table of the sockets in buckets, see [`Bucket`]. Written
+/// by the TCP programs under the socket's lock, from the SYN on until it closes.
+/// Both buckets full: the connection is counted when it closes, with side
+/// `unknown`. Can be mapped, though nobody does: its elements then begin at
+/// cache lines.
 #[btf_map]
-pub static CONNS: HashMap<u64, Conn, 131072, 0> = HashMap::new();
+pub static CONNS: Array<Bucket, 1, MMAPABLE> = Array::new();
 
-/// 1 once an insert into `CONNS` has failed. Written and read by the TCP programs.
+/// How things stand, see [`STATUS_FULL`](probe_common::conn::STATUS_FULL) and
+/// the next. Written by the TCP programs and by the collector, read by the TCP
+/// programs.
 #[btf_map]
-pub static CONNS_FULL: Array<u64, 1, 0> = Array::new();
+pub static STATUS: Array<u64, 4, 0> = Array::new();
 
 /// Connections that the socket iterator has met, to tell the fill of `CONNS`.
 /// Written by the iterator, read by the collector.

@@ -65,6 +65,10 @@ pub struct CollectArgs {
     #[arg(long, hide = true)]
     pub noop_programs: bool,
 
+    /// Connections that are remembered, for a test of more than that.
+    #[arg(long, value_name = "NUMBER", hide = true)]
+    pub connections: Option<u32>,
+
     /// Least severity of the messages on stderr.
     #[arg(long, value_name = "LEVEL", value_enum, default_value_t)]
     pub log_level: LogLevel,

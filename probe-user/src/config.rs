@@ -38,6 +38,9 @@ pub struct Config {
     pub bpf_stats: bool,
     /// Attach empty programs, to measure what the hooks themselves cost.
     pub noop_programs: bool,
+    /// Connections that are remembered; [`CONNECTIONS`](crate::collector::CONNECTIONS)
+    /// if absent.
+    pub connections: Option<u32>,
 }
 
 /// The daemon itself.
@@ -211,6 +214,7 @@ impl Config {
         self.netns.clone_from(&args.netns);
         self.bpf_stats = args.bpf_stats;
         self.noop_programs = args.noop_programs;
+        self.connections = args.connections;
     }
 }
 

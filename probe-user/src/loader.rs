@@ -41,7 +41,7 @@ const fn hook(
     }
 }
 
-const HOOKS: [Hook; 7] = [
+const HOOKS: [Hook; 8] = [
     hook(
         "sock_set_state",
         "noop_set_state",
@@ -68,19 +68,16 @@ const HOOKS: [Hook; 7] = [
         "tcp_receive_reset",
         false,
     ),
+    hook("tcp_destroy", "noop_destroy", "tcp_destroy_sock", false),
     hook("kfree_skb", "noop_kfree_skb", "kfree_skb", true),
 ];
 
-/// Programs of the socket iterator: the first visits, the second reports too.
-pub const VISIT: &str = "tcp_visit";
-/// See [`VISIT`].
-pub const DUMP: &str = "tcp_dump";
+/// Program of the socket iterator.
+const VISIT: &str = "tcp_visit";
 
 /// Entries of the maps whose size is decided here.
 #[derive(Clone, Copy, Debug)]
 pub struct Sizes {
-    /// Connections that are remembered.
-    pub connections: u32,
     /// Flows of each device.
     pub flows: u32,
 }
@@ -192,7 +189,7 @@ fn open(btf: &Btf, globals: &Globals, sizes: Option<Sizes>, devices: u32) -> any
         .override_global("CONFIG", &config, true)
         .map_max_entries("ROWS", rows)
         .map_max_entries("ROW_OF", sizes.map_or(1, |_| config.rows))
-        .map_max_entries("CONNS", sizes.map_or(1, |sizes| sizes.connections))
+        .map_max_entries("CONNS", sizes.map_or(1, |_| config.buckets))
         .map_max_entries(
             "CORE_DROPS",
             config.shards * CORE_REASONS * Protocol::NAMES.len() as u32,
@@ -265,10 +262,14 @@ pub fn host(
         programs: Vec::new(),
     };
     before(&mut loaded)?;
+    tracing::debug!("made the maps");
     for hook in &HOOKS {
         let name = if noop { hook.noop } else { hook.program };
         let note = match attach_tracepoint(&mut loaded.ebpf, name, hook.tracepoint, btf) {
-            Ok(()) => String::new(),
+            Ok(()) => {
+                tracing::debug!("attached {name} to tracepoint {}", hook.tracepoint);
+                String::new()
+            }
             Err(why) if hook.required => {
                 bail!(
                     "cannot attach {name} to tracepoint {}: {why}; see `edgeprobe doctor`",
@@ -287,13 +288,11 @@ pub fn host(
             .programs
             .push(program(name, format!("tp_btf/{}", hook.tracepoint), note));
     }
-    for name in [VISIT, DUMP] {
-        load_iterator(&mut loaded.ebpf, name, btf)
-            .with_context(|| format!("cannot load {name} for iter/tcp; see `edgeprobe doctor`"))?;
-        loaded
-            .programs
-            .push(program(name, "iter/tcp".to_owned(), String::new()));
-    }
+    load_iterator(&mut loaded.ebpf, VISIT, btf)
+        .with_context(|| format!("cannot load {VISIT} for iter/tcp; see `edgeprobe doctor`"))?;
+    loaded
+        .programs
+        .push(program(VISIT, "iter/tcp".to_owned(), String::new()));
     Ok(loaded)
 }
 
@@ -335,17 +334,17 @@ fn load_iterator(ebpf: &mut Ebpf, name: &str, btf: &Btf) -> anyhow::Result<()> {
         .map_err(|error| anyhow!(refusal(&error)))
 }
 
-/// Runs a program of the socket iterator in the network namespace of the
-/// calling thread and returns what it wrote.
+/// Visits all sockets of the network namespace of the calling thread and returns
+/// what the program wrote.
 ///
 /// # Errors
 ///
 /// The kernel refuses, or reading fails.
-pub fn iterate(ebpf: &mut Ebpf, name: &str) -> anyhow::Result<Vec<u8>> {
+pub fn iterate(ebpf: &mut Ebpf) -> anyhow::Result<Vec<u8>> {
     use std::io::Read as _;
 
     let program = ebpf
-        .program_mut(name)
+        .program_mut(VISIT)
         .context("the object has no such program")?;
     let program: &mut Iter = program.try_into()?;
     let link = program.attach().context("cannot attach to iter/tcp")?;

@@ -276,9 +276,9 @@ pub struct Connection {
     pub min_rtt_seconds: Option<f64>,
     /// Congestion window in segments.
     pub cwnd_segments: u32,
-    /// Payload bytes sent since it was first seen.
+    /// Payload bytes sent since it was opened.
     pub sent_bytes: u64,
-    /// Payload bytes received since it was first seen.
+    /// Payload bytes received since it was opened.
     pub received_bytes: u64,
     /// Segments retransmitted in its life.
     pub retransmits: u64,

@@ -17,3 +17,4 @@ pub mod refuse;
 pub mod skip;
 pub mod snmp;
 pub mod truth;
+pub mod witness;

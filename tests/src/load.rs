@@ -26,6 +26,10 @@ use crate::{
 const BACKLOG: i32 = 4096;
 const WORKERS: usize = 128;
 const HEADER: usize = 12;
+/// What the larger requests and replies have on top.
+const LARGE: [u32; 2] = [100_000, 150_000];
+/// No connection of [`Clients`] sends or receives more.
+pub const MOST_BYTES: u32 = 4_000 + LARGE[1] + HEADER as u32;
 
 /// What one side of the load did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -382,10 +386,10 @@ impl Clients {
             let mut request = number.wrapping_mul(7919) % 2000;
             let mut reply = number.wrapping_mul(104_729) % 4000;
             if number % 64 == 1 {
-                request += 100_000;
+                request += LARGE[0];
             }
             if number % 97 == 1 {
-                reply += 150_000;
+                reply += LARGE[1];
             }
             exchange(target, request, reply, ending, tally).map_err(|error| (number, error))?;
         }

@@ -140,8 +140,9 @@ fn connections_from_before_the_start_count_from_the_start_on() {
     let live_sum = |value: fn(&probe_user::snapshot::Connection) -> u64| {
         live.connections.iter().map(value).sum::<u64>()
     };
-    assert_eq!(live_sum(|one| one.sent_bytes), expected);
-    assert_eq!(live_sum(|one| one.received_bytes), expected);
+    let since_opened = number * (EARLIER + LATER) as u64;
+    assert_eq!(live_sum(|one| one.sent_bytes), since_opened);
+    assert_eq!(live_sum(|one| one.received_bytes), since_opened);
     assert!(live.connections.iter().all(|one| one.age_seconds.is_none()));
     let snapshot = daemon.snapshot();
     assert!(truth::sum(&snapshot, "", |one| one.rtt.count()) >= number);

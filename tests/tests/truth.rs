@@ -10,7 +10,9 @@ use probe_tests::{
     refuse,
     skip::{self, scaled},
     truth::{self, Table},
+    witness::Witness,
 };
+use probe_user::snapshot::TcpSeries;
 
 const PLAIN: u16 = 8080;
 const OTHER: u16 = 8081;
@@ -53,6 +55,7 @@ fn everything(test: &str, loss: Option<u32>) {
     }
     let server = Server::start(&pair.server, &all(&[PLAIN, OTHER]), &all(&[MPTCP]));
     let daemon = Daemon::start(&pair.both(), &[]);
+    let witness = Witness::start();
     let before = pair.counters();
 
     let ports = all(&[PLAIN, OTHER, MPTCP]);
@@ -90,13 +93,22 @@ fn everything(test: &str, loss: Option<u32>) {
 
     let open = held.len() + stuck.len();
     let after = load::quiet(&pair.both(), 2 * open);
-    let snapshot = daemon.snapshot();
 
     let client = Totals {
         connections: totals.connections + held_totals.connections + stuck.len() as u64,
         sent: totals.sent + held_totals.sent,
         received: totals.received + held_totals.received,
     };
+    // What open connections sent shows when they are visited: on a slow machine
+    // some seconds later.
+    let mut snapshot = daemon.snapshot();
+    for _ in 0..20 {
+        if truth::sum(&snapshot, "client", |one| one.sent_bytes) >= client.sent {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_secs(1));
+        snapshot = daemon.snapshot();
+    }
     let mut table = Table::default();
     let theirs = &after - &before;
     truth::against_kernel(&mut table, &snapshot, &theirs, 0);
@@ -124,6 +136,7 @@ fn everything(test: &str, loss: Option<u32>) {
         None => table.equal("half-open ones reset", reset, half_open),
         Some(_) => table.at_most("half-open ones reset", reset, half_open),
     }
+    table.allow(witness.hidden());
     table.check();
 
     let number = held.len();
@@ -131,11 +144,22 @@ fn everything(test: &str, loss: Option<u32>) {
     server.release(number);
     load::quiet(&pair.both(), 0);
     let snapshot = daemon.snapshot();
-    assert_eq!(truth::sum(&snapshot, "", |one| one.open), 0);
-    let ended = truth::sum(&snapshot, "", |one| one.closed.values().sum());
-    assert_eq!(ended, truth::sum(&snapshot, "", |one| one.opened));
-    let durations = truth::sum(&snapshot, "", |one| one.duration.count());
-    assert_eq!(durations, ended);
+    let sum = |value: fn(&TcpSeries) -> u64| truth::sum(&snapshot, "", value);
+    let opened = sum(|one| one.opened) as i64;
+    let mut table = Table::default();
+    table.equal("open = 0", sum(|one| one.open), 0);
+    table.equal(
+        "closed = opened",
+        sum(|one| one.closed.values().sum()),
+        opened,
+    );
+    table.equal(
+        "durations = opened",
+        sum(|one| one.duration.count()),
+        opened,
+    );
+    table.allow(witness.hidden());
+    table.check();
     daemon.stop();
     server.stop();
 }
@@ -146,7 +170,6 @@ fn every_number_holds_at_full_speed_without_loss() {
 }
 
 #[test]
-#[ignore = "does not hold yet: under loss a few connections in 20 000 are missed"]
 fn every_number_holds_with_one_packet_of_fifty_lost() {
     everything("every_number_holds_with_one_packet_of_fifty_lost", Some(50));
 }

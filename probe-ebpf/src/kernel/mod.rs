@@ -7,17 +7,17 @@
 pub mod skb;
 pub mod sock;
 
-use core::ffi::c_void;
+use core::{ffi::c_void, ptr::NonNull};
 
 /// Loads a `T` at `offset` bytes into a kernel structure.
 ///
 /// # Safety
 ///
-/// `base` is a BTF-typed kernel pointer that is not null.
+/// `base` is a BTF-typed kernel pointer.
 #[inline(always)]
-pub unsafe fn load<T: Copy>(base: *const c_void, offset: u32) -> T {
+pub unsafe fn load<T: Copy>(base: NonNull<c_void>, offset: u32) -> T {
     // SAFETY: the verifier checks offset and size against the type.
-    unsafe { core::ptr::read_volatile(base.cast::<u8>().add(offset as usize).cast()) }
+    unsafe { core::ptr::read_volatile(base.cast::<u8>().as_ptr().add(offset as usize).cast()) }
 }
 
 /// Argument `n` of a BTF tracepoint.
@@ -30,11 +30,11 @@ pub fn arg(ctx: *const c_void, n: u32) -> u64 {
 /// Number of the network namespace behind a `struct net *`; 0 for null.
 #[inline(always)]
 pub fn netns_inum(net: *const c_void) -> u32 {
-    if net.is_null() {
-        return 0;
+    match NonNull::new(net.cast_mut()) {
+        // SAFETY: a `struct net *`.
+        Some(net) => unsafe { load(net, crate::globals::global!(LAYOUT.net_inum)) },
+        None => 0,
     }
-    // SAFETY: a `struct net *` that is not null.
-    unsafe { load(net, crate::globals::global!(LAYOUT.net_inum)) }
 }
 
 /// Whether the namespace is watched.

@@ -1,6 +1,6 @@
 //! `struct sk_buff`.
 
-use core::ffi::c_void;
+use core::{ffi::c_void, ptr::NonNull};
 
 use aya_ebpf::helpers::bpf_probe_read_kernel;
 use probe_common::packet::Protocol;
@@ -16,44 +16,40 @@ const ETH_P_ARP: u16 = 0x0806;
 const ETH_P_IPV6: u16 = 0x86dd;
 const RST: u8 = 1 << 2;
 
-/// A `struct sk_buff *` that is not null.
+/// A `struct sk_buff *`.
 #[derive(Clone, Copy)]
-pub struct Skb(*const c_void);
+pub struct Skb(NonNull<c_void>);
 
 impl Skb {
     /// `None` for null.
     #[inline(always)]
     pub fn new(pointer: *const c_void) -> Option<Self> {
-        if pointer.is_null() {
-            None
-        } else {
-            Some(Self(pointer))
-        }
+        NonNull::new(pointer.cast_mut()).map(Self)
     }
 
     /// The socket that owns it.
     #[inline(always)]
     pub fn sk(self) -> Option<Sock> {
-        // SAFETY: the pointer is not null; see `load`.
+        // SAFETY: a BTF-typed pointer; see `load`.
         Sock::new(unsafe { load(self.0, global!(LAYOUT.skb_sk)) })
     }
 
     /// Number of the network namespace of its device; 0 without a device.
     #[inline(always)]
     pub fn netns(self) -> u32 {
-        // SAFETY: the pointers are not null; see `load`.
+        // SAFETY: BTF-typed pointers; see `load`.
         unsafe {
-            let dev: *const c_void = load(self.0, global!(LAYOUT.skb_dev));
-            if dev.is_null() {
-                return 0;
+            let dev: *mut c_void = load(self.0, global!(LAYOUT.skb_dev));
+            match NonNull::new(dev) {
+                Some(dev) => super::netns_inum(load(dev, global!(LAYOUT.nd_net))),
+                None => 0,
             }
-            super::netns_inum(load(dev, global!(LAYOUT.nd_net)))
         }
     }
 
     #[inline(always)]
     fn ethertype(self) -> u16 {
-        // SAFETY: the pointer is not null; see `load`.
+        // SAFETY: a BTF-typed pointer; see `load`.
         u16::from_be(unsafe { load(self.0, global!(LAYOUT.skb_protocol)) })
     }
 
@@ -61,7 +57,7 @@ impl Skb {
     /// buffer has no BTF type, so this takes the helper.
     #[inline(always)]
     fn header<T>(self, field: u32, offset: usize) -> Option<T> {
-        // SAFETY: the pointer is not null; the helper checks the address.
+        // SAFETY: a BTF-typed pointer; the helper checks the address.
         unsafe {
             let head: *const u8 = load(self.0, global!(LAYOUT.skb_head));
             let start: u16 = load(self.0, field);

@@ -1,15 +1,14 @@
 //! `struct sock`, `struct tcp_sock` and the request sockets.
 
-use core::ffi::c_void;
+use core::{arch::asm, ffi::c_void, ptr::NonNull};
 
 use aya_ebpf::helpers::{
     bpf_probe_read_kernel,
     generated::{bpf_skc_to_tcp_request_sock, bpf_skc_to_tcp_sock},
 };
-use probe_common::layout::ABSENT;
 
 use super::load;
-use crate::globals::global;
+use crate::globals::{LAYOUT, global};
 
 /// `IPPROTO_TCP`.
 pub const IPPROTO_TCP: u16 = 6;
@@ -47,26 +46,22 @@ macro_rules! getters {
             $(#[$doc])*
             #[inline(always)]
             pub fn $name(self) -> $type {
-                // SAFETY: the pointer is not null; see `load`.
+                // SAFETY: a BTF-typed pointer; see `load`.
                 unsafe { load(self.0, global!(LAYOUT.$field)) }
             }
         )*
     };
 }
 
-/// A `struct sock *` or `struct sock_common *` that is not null.
+/// A `struct sock *` or `struct sock_common *`.
 #[derive(Clone, Copy)]
-pub struct Sock(*const c_void);
+pub struct Sock(NonNull<c_void>);
 
 impl Sock {
     /// `None` for null.
     #[inline(always)]
     pub fn new(pointer: *const c_void) -> Option<Self> {
-        if pointer.is_null() {
-            None
-        } else {
-            Some(Self(pointer))
-        }
+        NonNull::new(pointer.cast_mut()).map(Self)
     }
 
     getters! {
@@ -80,26 +75,30 @@ impl Sock {
         protocol: sk_protocol as u16;
     }
 
-    /// Whether a program holds the socket: not so for an accepted one before
-    /// `accept()`.
+    /// A number that identifies the socket as long as it lives: its address,
+    /// less one that does not change while the programs are loaded. The
+    /// verifier takes a difference of pointers for a number.
     #[inline(always)]
-    pub fn has_user(self) -> bool {
-        // SAFETY: the pointer is not null; see `load`.
-        let socket: *const c_void = unsafe { load(self.0, global!(LAYOUT.sk_socket)) };
-        !socket.is_null()
+    pub fn id(self) -> u64 {
+        let mut id = self.0.as_ptr() as u64;
+        // SAFETY: registers only.
+        unsafe {
+            asm!("{0} -= {1}", inout(reg) id, in(reg) &raw const LAYOUT, options(pure, readonly, nostack));
+        }
+        id
     }
 
     /// Remote port.
     #[inline(always)]
     pub fn remote_port(self) -> u16 {
-        // SAFETY: the pointer is not null; see `load`.
+        // SAFETY: a BTF-typed pointer; see `load`.
         u16::from_be(unsafe { load(self.0, global!(LAYOUT.skc_dport)) })
     }
 
     /// Number of the network namespace.
     #[inline(always)]
     pub fn netns(self) -> u32 {
-        // SAFETY: the pointer is not null; see `load`.
+        // SAFETY: a BTF-typed pointer; see `load`.
         super::netns_inum(unsafe { load(self.0, global!(LAYOUT.skc_net)) })
     }
 
@@ -120,7 +119,7 @@ impl Sock {
 
     #[inline(always)]
     fn address(self, v4: u32, v6: u32) -> Address {
-        // SAFETY: the pointer is not null; see `load`.
+        // SAFETY: a BTF-typed pointer; see `load`.
         unsafe {
             match self.family() {
                 AF_INET => mapped(load(self.0, v4)),
@@ -135,12 +134,8 @@ impl Sock {
     #[inline(always)]
     pub fn tcp(self) -> Option<TcpSock> {
         // SAFETY: the helper takes any socket.
-        let tp = unsafe { bpf_skc_to_tcp_sock(self.0.cast_mut()) };
-        if tp.is_null() {
-            None
-        } else {
-            Some(TcpSock(tp.cast()))
-        }
+        let tp = unsafe { bpf_skc_to_tcp_sock(self.0.as_ptr()) };
+        NonNull::new(tp.cast()).map(TcpSock)
     }
 
     /// When the first SYN-ACK was sent, in microseconds of CLOCK_MONOTONIC, of
@@ -149,33 +144,28 @@ impl Sock {
     pub fn first_synack_us(self) -> Option<u64> {
         let offset = global!(LAYOUT.snt_synack);
         // SAFETY: the helper takes any socket.
-        let req = unsafe { bpf_skc_to_tcp_request_sock(self.0.cast_mut()) };
-        if !req.is_null() {
-            // SAFETY: a `struct tcp_request_sock *` that is not null.
-            return Some(unsafe { load(req.cast(), offset) });
+        let req = unsafe { bpf_skc_to_tcp_request_sock(self.0.as_ptr()) };
+        if let Some(req) = NonNull::new(req.cast()) {
+            // SAFETY: a `struct tcp_request_sock *`.
+            return Some(unsafe { load(req, offset) });
         }
         // The helper refuses the requests of an MPTCP listener, which begin
         // with a `struct tcp_request_sock` too.
         // SAFETY: the helper checks the address.
-        unsafe { bpf_probe_read_kernel(self.0.cast::<u8>().add(offset as usize).cast()) }.ok()
+        unsafe { bpf_probe_read_kernel(self.0.cast::<u8>().as_ptr().add(offset as usize).cast()) }
+            .ok()
     }
 }
 
-/// A `struct tcp_sock *` that is not null.
+/// A `struct tcp_sock *`.
 #[derive(Clone, Copy)]
-pub struct TcpSock(*const c_void);
+pub struct TcpSock(NonNull<c_void>);
 
 impl TcpSock {
     /// The same pointer as a socket.
     #[inline(always)]
     pub fn sock(self) -> Sock {
         Sock(self.0)
-    }
-
-    /// The address, which identifies the socket as long as it lives.
-    #[inline(always)]
-    pub fn id(self) -> u64 {
-        self.0 as u64
     }
 
     getters! {
@@ -219,7 +209,7 @@ impl TcpSock {
     /// Least RTT in microseconds; all ones without a sample.
     #[inline(always)]
     pub fn min_rtt_us(self) -> u32 {
-        // SAFETY: the pointer is not null; see `load`.
+        // SAFETY: a BTF-typed pointer; see `load`.
         unsafe { load(self.0, global!(LAYOUT.rtt_min) + 4) }
     }
 
@@ -229,26 +219,10 @@ impl TcpSock {
         self.bits(global!(LAYOUT.icsk_ca_state))
     }
 
-    /// Time of the first SYN in nanoseconds of CLOCK_MONOTONIC, in SYN_SENT.
-    #[inline(always)]
-    pub fn first_syn_ns(self, now_ns: u64) -> u64 {
-        // SAFETY: the pointer is not null; see `load`.
-        let stamp: u32 = unsafe { load(self.0, global!(LAYOUT.retrans_stamp)) };
-        let usec = global!(LAYOUT.tcp_usec_ts);
-        let unit_ns = if usec != ABSENT && self.bits(usec) != 0 {
-            1_000
-        } else {
-            1_000_000
-        };
-        // The stamp holds the lower 32 bits of the clock.
-        let ago = ((now_ns / unit_ns) as u32).wrapping_sub(stamp);
-        now_ns.saturating_sub(u64::from(ago) * unit_ns)
-    }
-
     /// A bit field; see `layout::Source::Bits`.
     #[inline(always)]
     fn bits(self, field: u32) -> u8 {
-        // SAFETY: the pointer is not null; see `load`.
+        // SAFETY: a BTF-typed pointer; see `load`.
         let byte: u8 = unsafe { load(self.0, field & 0xffff) };
         (byte >> (field >> 16 & 7)) & ((1u16 << (field >> 24)) - 1) as u8
     }
@@ -270,7 +244,7 @@ impl TcpSock {
     /// Payload bytes received in order.
     #[inline(always)]
     pub fn received(self) -> u64 {
-        // SAFETY: the pointer is not null; see `load`.
+        // SAFETY: a BTF-typed pointer; see `load`.
         let flags: u64 = unsafe { load(self.0, global!(LAYOUT.skc_flags)) };
         self.bytes_received() - u64::from(flags & SOCK_DONE != 0)
     }

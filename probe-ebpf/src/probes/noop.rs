@@ -25,6 +25,7 @@ empty! {
     noop_synack: "tcp_retransmit_synack";
     noop_send_reset: "tcp_send_reset";
     noop_recv_reset: "tcp_receive_reset";
+    noop_destroy: "tcp_destroy_sock";
     noop_kfree_skb: "kfree_skb";
 }
 

@@ -71,19 +71,21 @@ fn tcp_recv_reset(ctx: BtfTracePointContext) -> i32 {
 /// without a full socket.
 #[inline(always)]
 fn row_of_connection(sk: Sock, netns: u32, hook: Hook) -> u32 {
-    if let Some(tp) = sk.tcp() {
-        if let Some(conn) = conn::get(tp) {
-            return conn.row;
+    let side = match conn::get(sk) {
+        Some(conn) if !conn::is_connecting(conn) => return conn.row,
+        Some(conn) => conn::side(conn),
+        None => {
+            let id = sk.id();
+            // SAFETY: the value is copied at once.
+            if let Some(&row) = unsafe { ABORTED.get(&id) } {
+                let _ = ABORTED.remove(&id);
+                return row;
+            }
+            match sk.state() {
+                state::SYN_SENT => Side::Client,
+                _ => Side::Unknown,
+            }
         }
-        // SAFETY: the value is copied at once.
-        if let Some(&row) = unsafe { ABORTED.get(&tp.id()) } {
-            let _ = ABORTED.remove(&tp.id());
-            return row;
-        }
-    }
-    let side = match sk.state() {
-        state::SYN_SENT => Side::Client,
-        _ => Side::Unknown,
     };
     row_of_sock(sk, side, netns, hook)
 }

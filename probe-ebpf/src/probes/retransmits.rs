@@ -8,7 +8,6 @@ use core::ffi::c_void;
 
 use aya_ebpf::{EbpfContext, macros::btf_tracepoint, programs::BtfTracePointContext};
 use probe_common::{
-    conn::{CONNECTING, Conn},
     lost::{Cause, Hook},
     series::{Retransmit, Side},
 };
@@ -46,44 +45,35 @@ fn tcp_retransmit(ctx: BtfTracePointContext) -> i32 {
         return 0;
     };
     let state = sk.state();
-    let handshake = matches!(state, state::SYN_SENT | state::SYN_RECV);
-    let why = if handshake {
-        Retransmit::Syn
-    } else {
-        cause(tp)
-    };
-    if let Some(conn) = conn::get(tp) {
-        conn::flush_retransmits(conn, tp, why);
-        return 0;
-    }
-    if handshake {
-        // Some kernels fire for a SYN that could not be sent, too.
-        if tp.total_retrans() == 0 {
-            return 0;
-        }
-        // The first SYN sent again: from here on the connection is known, with
-        // the time of its first SYN, which the kernel forgets.
-        let connecting = Conn {
-            since_ns: tp.first_syn_ns(conn::now_ns()),
-            row: row_of_sock(sk, Side::Client, netns, HOOK),
-            flags: CONNECTING,
-            side: Side::Client as u32,
-            ..Conn::default()
-        };
-        if conn::insert(tp, &connecting, HOOK)
-            && let Some(conn) = conn::get(tp)
-        {
-            conn::flush_retransmits(conn, tp, why);
+    if matches!(state, state::SYN_SENT | state::SYN_RECV) {
+        let conn = conn::get(sk).or_else(|| {
+            // In SYN_SENT since before the start: all but this one is the past.
+            conn::begins(sk, Side::Client);
+            let conn = conn::get(sk)?;
+            conn.since_ns = 0;
+            conn.retransmits = tp.total_retrans().saturating_sub(1);
+            Some(conn)
+        });
+        let number = row_of_sock(sk, Side::Client, netns, HOOK);
+        if let (Some(conn), Some(row)) = (conn, RowRef::get(number)) {
+            conn::flush_retransmits(conn, tp, Retransmit::Syn, row);
         }
         return 0;
     }
-    if !conn::overflowed() {
+    let conn = match conn::settled(tp) {
+        Some(conn) => conn,
+        None if conn::overflowed() => return 0,
         // Open before the start and not met yet: all but this one is the past.
-        conn::adopt(tp, netns, state, HOOK);
-        if let Some(conn) = conn::get(tp) {
-            conn.retransmits = conn.retransmits.saturating_sub(1);
-            conn::flush_retransmits(conn, tp, why);
-        }
+        None => match conn::adopt(tp, netns, state, HOOK) {
+            Some(conn) => {
+                conn.retransmits = conn.retransmits.saturating_sub(1);
+                conn
+            }
+            None => return 0,
+        },
+    };
+    if let Some(row) = RowRef::get(conn.row) {
+        conn::flush_retransmits(conn, tp, cause(tp), row);
     }
     0
 }

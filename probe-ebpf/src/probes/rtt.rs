@@ -16,7 +16,7 @@ fn tcp_probe(ctx: BtfTracePointContext) -> i32 {
     // A socket with an entry is watched and is TCP.
     if let Some(sk) = Sock::new(arg(ctx, 0) as *const c_void)
         && let Some(tp) = sk.tcp()
-        && let Some(conn) = conn::get(tp)
+        && let Some(conn) = conn::settled(tp)
     {
         conn::observe_rtt(conn, tp);
     }

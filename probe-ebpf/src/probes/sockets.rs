@@ -9,6 +9,7 @@ use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::bpf_seq_write;
 use probe_common::{
+    conn::STATUS_REPORT,
     lost::{Cause, Hook},
     series::Side,
     sock::SockRecord,
@@ -22,6 +23,7 @@ use crate::{
     },
     lost,
     maps::{LISTENERS, VISITED},
+    series::RowRef,
 };
 
 const HOOK: Hook = Hook::IterTcp;
@@ -35,22 +37,11 @@ struct Context {
     uid: u32,
 }
 
-/// Visits all sockets and reports the listeners.
+/// Visits all sockets and reports the listeners and, where it is asked to, the
+/// connections.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/tcp")]
-fn tcp_visit(ctx: *const c_void) -> i32 {
-    visit(ctx.cast(), false)
-}
-
-/// Visits all sockets and reports listeners and connections.
-#[unsafe(no_mangle)]
-#[unsafe(link_section = "iter/tcp")]
-fn tcp_dump(ctx: *const c_void) -> i32 {
-    visit(ctx.cast(), true)
-}
-
-#[inline(always)]
-fn visit(ctx: *const Context, report: bool) -> i32 {
+fn tcp_visit(ctx: *const Context) -> i32 {
     // SAFETY: the verifier knows the context and the types behind it.
     let (seq, sk) = unsafe {
         let meta = core::ptr::read_volatile(&raw const (*ctx).meta);
@@ -86,7 +77,7 @@ fn visit(ctx: *const Context, report: bool) -> i32 {
     if is_listener {
         listener(seq, tp, netns);
     } else {
-        connection(seq, tp, netns, state, report);
+        connection(seq, tp, netns, state);
     }
     0
 }
@@ -112,28 +103,30 @@ fn listener(seq: *mut c_void, tp: TcpSock, netns: u32) {
 }
 
 #[inline(always)]
-fn connection(seq: *mut c_void, tp: TcpSock, netns: u32, state: u8, report: bool) {
+fn connection(seq: *mut c_void, tp: TcpSock, netns: u32, state: u8) {
     if let Some(visited) = VISITED.get_ptr_mut(0) {
         // SAFETY: an element of the map.
         unsafe { atomic::add(visited, 1) };
     }
-    let Some(conn) = conn::get(tp) else {
+    let Some(conn) = conn::settled(tp) else {
         conn::adopt(tp, netns, state, HOOK);
         return;
     };
-    if conn::is_connecting(conn) {
-        return;
-    }
     if state == state::ESTABLISHED {
         conn::observe_rtt(conn, tp);
-    } else if state != state::CLOSE_WAIT {
-        conn::no_longer_open(conn);
     }
-    conn::flush(conn, tp, state);
-    if report {
+    if let Some(row) = RowRef::get(conn.row) {
+        if !matches!(state, state::ESTABLISHED | state::CLOSE_WAIT) {
+            conn::no_longer_open(conn, row);
+        }
+        conn::flush(conn, tp, state, row);
+    }
+    if conn::status(STATUS_REPORT) {
+        // `bytes_acked` of an active opener counts its SYN.
+        let syn = u64::from(!matches!(conn::side(conn), Side::Server));
         let record = SockRecord {
-            sent_bytes: conn.sent_bytes - conn.first_sent_bytes,
-            received_bytes: conn.received_bytes - conn.first_received_bytes,
+            sent_bytes: conn.sent_bytes.saturating_sub(syn),
+            received_bytes: conn.received_bytes,
             since_ns: conn.since_ns,
             row: conn.row,
             side: conn.side as u8,

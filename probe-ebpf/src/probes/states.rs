@@ -1,14 +1,15 @@
-//! `inet_sock_set_state`: the life of a connection.
+//! `inet_sock_set_state`: the life of a connection, and `tcp_destroy_sock`: its
+//! end, where the life was cut short.
 //!
-//! Transitions that tell nothing (into SYN_SENT, a child's creation, FIN_WAIT1
-//! to FIN_WAIT2, …) leave before anything is read.
+//! Transitions that tell nothing (FIN_WAIT1 to FIN_WAIT2, …) leave before
+//! anything is read.
 
 use core::ffi::c_void;
 
 use aya_ebpf::{EbpfContext, macros::btf_tracepoint, programs::BtfTracePointContext};
 use probe_common::{
-    conn::{CONNECTING, Conn, OPEN},
-    lost::{Cause, Hook},
+    conn::{Conn, OPEN},
+    lost::Hook,
     series::{Closed, Failed, Kind, Retransmit, Side},
 };
 
@@ -19,8 +20,7 @@ use crate::{
         sock::{IPPROTO_TCP, Sock, TcpSock, state},
         watched,
     },
-    lost,
-    maps::{ABORTED, HandshakeKey, SYNACKS},
+    maps::ABORTED,
     series::{RowRef, row_of_sock},
 };
 
@@ -40,8 +40,11 @@ fn sock_set_state(ctx: BtfTracePointContext) -> i32 {
     let ctx: *const c_void = ctx.as_ptr();
     let (old, new) = (arg(ctx, 1) as u8, arg(ctx, 2) as u8);
     let tells = match new {
-        state::ESTABLISHED | state::CLOSE => old != state::LISTEN,
-        state::SYN_RECV => old == state::SYN_SENT,
+        state::SYN_SENT => true,
+        // A child; both ends sending a SYN at once stays the client's.
+        state::SYN_RECV => old == state::LISTEN,
+        state::ESTABLISHED => old != state::LISTEN,
+        state::CLOSE => !matches!(old, state::LISTEN | state::CLOSE),
         // CLOSE_WAIT to LAST_ACK waits for the close or the next visit.
         _ => old == state::ESTABLISHED,
     };
@@ -59,203 +62,175 @@ fn sock_set_state(ctx: BtfTracePointContext) -> i32 {
     if !watched(netns) {
         return 0;
     }
-    let Some(tp) = sk.tcp() else {
-        return 0;
-    };
-    match (old, new) {
-        (state::SYN_SENT, state::SYN_RECV) => simultaneous_open(tp),
-        (_, state::ESTABLISHED) => established(tp, old, netns),
-        (state::SYN_SENT | state::SYN_RECV, _) => failed(tp, old, netns),
-        (_, state::CLOSE) => closed(tp, old, netns),
-        _ => leaves_established(tp, new),
+    match new {
+        state::SYN_SENT => conn::begins(sk, Side::Client),
+        state::SYN_RECV => conn::begins(sk, Side::Server),
+        _ => {
+            if let Some(tp) = sk.tcp() {
+                moved(tp, old, new, netns);
+            }
+        }
     }
     0
 }
 
-/// Both ends sent a SYN: from SYN_RECV on it would look like a server's.
 #[inline(always)]
-fn simultaneous_open(tp: TcpSock) {
-    if conn::get(tp).is_none() {
-        let connecting = Conn {
-            flags: CONNECTING,
-            ..Conn::default()
-        };
-        conn::insert(tp, &connecting, HOOK);
-    }
-}
-
-#[inline(always)]
-fn established(tp: TcpSock, old: u8, netns: u32) {
-    let sk = tp.sock();
-    // Only a SYN that was sent again or met another left an entry.
-    let no_entry = match old {
-        state::SYN_SENT => tp.total_retrans() == 0,
-        _ => !sk.has_user(),
+fn moved(tp: TcpSock, old: u8, new: u8, netns: u32) {
+    let fallback = match old {
+        state::SYN_SENT => Side::Client,
+        _ => Side::Server,
     };
-    let connecting = if no_entry { None } else { conn::get(tp) };
-    let side = if old == state::SYN_SENT || connecting.is_some() {
-        Side::Client
-    } else {
-        Side::Server
-    };
-    let row = row_of_sock(sk, side, netns, HOOK);
-    let now_ns = conn::now_ns();
-    let handshake_ns = match connecting {
-        // The stamp of the first SYN, taken when it was sent again.
-        Some(&mut Conn { since_ns, .. }) if since_ns != 0 => Some(now_ns.saturating_sub(since_ns)),
-        _ if matches!(side, Side::Server) && tp.total_retrans() != 0 => {
-            first_synack_ns(sk, netns).map(|first| now_ns.saturating_sub(first))
+    match (old, new) {
+        (_, state::ESTABLISHED) => {
+            conn::established(tp, fallback);
         }
-        // The kernel's own measurement.
-        _ => Some(u64::from(tp.srtt() >> 3) * 1000),
-    };
-    // `bytes_acked` of an active opener counts its SYN.
-    let syn = u64::from(matches!(side, Side::Client));
-    let fresh = Conn {
-        since_ns: now_ns,
-        first_sent_bytes: syn,
-        first_received_bytes: 0,
-        sent_bytes: syn,
-        received_bytes: 0,
-        row,
-        flags: OPEN,
-        srtt_us: tp.srtt(),
-        mdev_us: tp.mdev(),
-        // A SYN was counted when it was sent again, a SYN-ACK likewise.
-        retransmits: tp.total_retrans(),
-        segs_in: 0,
-        segs_out: 0,
-        dsack_dups: 0,
-        out_of_order: 0,
-        side: side as u32,
-    };
-    let remembered = match connecting {
-        Some(entry) => {
-            *entry = fresh;
-            true
+        (state::SYN_SENT | state::SYN_RECV, _) => {
+            let conn = conn::get(tp.sock());
+            // No SYN left, or a child could not be kept.
+            let is_local = old == state::SYN_RECV || tp.snd_nxt() == tp.snd_una();
+            let without_error = if is_local {
+                Failed::Local
+            } else {
+                Failed::Cancelled
+            };
+            failed(conn, tp, without_error, fallback, netns);
         }
-        None => conn::insert(tp, &fresh, HOOK),
-    };
-    let Some(row) = RowRef::get(row) else {
-        return;
-    };
-    row.opened(1);
-    if remembered {
-        row.open(1);
-    }
-    match handshake_ns {
-        Some(ns) => row.observe(Kind::Handshake, ns),
-        None => lost::count(Hook::TcpRetransmitSynack, Cause::Limit),
+        (_, state::CLOSE) => match conn::settled(tp) {
+            Some(conn) => closed(conn, tp, old),
+            None => closed_unknown(tp, old, netns),
+        },
+        _ => {
+            if let Some(conn) = conn::settled(tp) {
+                leaves_established(conn, tp, new);
+            }
+        }
     }
 }
 
-/// When the first SYN-ACK was sent, of a handshake whose SYN-ACK was sent again.
-#[inline(always)]
-fn first_synack_ns(sk: Sock, netns: u32) -> Option<u64> {
-    let key = HandshakeKey {
-        remote: sk.remote(),
-        netns,
-        local_port: sk.local_port(),
-        remote_port: sk.remote_port(),
-    };
-    // SAFETY: the value is copied at once.
-    let first_us = unsafe { SYNACKS.get(&key) }.copied()?;
-    let _ = SYNACKS.remove(&key);
-    Some(first_us * 1000)
+#[btf_tracepoint(function = "tcp_destroy_sock")]
+fn tcp_destroy(ctx: BtfTracePointContext) -> i32 {
+    let ctx: *const c_void = ctx.as_ptr();
+    // An entry outlives its socket only where the close was missed.
+    if let Some(sk) = Sock::new(arg(ctx, 0) as *const c_void)
+        && let Some(conn) = conn::get(sk)
+        && let Some(tp) = sk.tcp()
+    {
+        if conn::is_connecting(conn) {
+            let side = conn::side(conn);
+            // The error may have been handed to the program and be gone.
+            let without_error = match side {
+                Side::Server => Failed::Local,
+                _ => Failed::Other,
+            };
+            failed(Some(conn), tp, without_error, side, sk.netns());
+        } else {
+            // Without an error both ends sent a FIN.
+            let old = match tp.err() {
+                0 => state::LAST_ACK,
+                _ if conn.flags & OPEN != 0 => state::ESTABLISHED,
+                _ => state::FIN_WAIT1,
+            };
+            closed(conn, tp, old);
+        }
+    }
+    0
 }
 
-#[inline(always)]
-fn failed(tp: TcpSock, old: u8, netns: u32) {
-    let connecting = conn::get(tp);
-    let side = if old == state::SYN_SENT || connecting.is_some() {
-        Side::Client
-    } else {
-        Side::Server
-    };
-    let why = match tp.err() {
-        // No SYN left, or a child could not be kept.
-        0 if old == state::SYN_RECV || tp.snd_nxt() == tp.snd_una() => Failed::Local,
-        0 => Failed::Cancelled,
+fn failure(error: i32) -> Failed {
+    match error {
         ECONNREFUSED => Failed::Refused,
         ETIMEDOUT => Failed::Timeout,
         ENETUNREACH | EHOSTUNREACH | ENETDOWN | EHOSTDOWN => Failed::Unreachable,
         ECONNRESET => Failed::Reset,
         _ => Failed::Other,
-    };
-    let row = row_of_sock(tp.sock(), side, netns, HOOK);
-    let Some(row) = RowRef::get(row) else {
-        return;
-    };
-    row.failed(why);
-    // What a SYN's retransmission did not show: one that failed to be sent.
-    let known = connecting.map_or(0, |conn| conn.retransmits);
-    if matches!(side, Side::Client) {
-        let unseen = tp.total_retrans().wrapping_sub(known);
-        if unseen != 0 {
-            row.retransmits(Retransmit::Syn, unseen);
+    }
+}
+
+/// A handshake that came to nothing, `without_error` why if the socket has no
+/// error. `fallback` is the side where there is no entry.
+#[inline(always)]
+fn failed(
+    conn: Option<&'static mut Conn>,
+    tp: TcpSock,
+    without_error: Failed,
+    fallback: Side,
+    netns: u32,
+) {
+    let side = conn.as_ref().map_or(fallback, |conn| conn::side(conn));
+    let number = row_of_sock(tp.sock(), side, netns, HOOK);
+    if let Some(row) = RowRef::get(number) {
+        row.failed(match tp.err() {
+            0 => without_error,
+            error => failure(error),
+        });
+        // What a SYN's retransmission did not show: one that failed to be sent.
+        let known = conn.map_or(0, |conn| conn.retransmits);
+        if matches!(side, Side::Client) {
+            let unseen = tp.total_retrans().saturating_sub(known);
+            if unseen != 0 {
+                row.retransmits(Retransmit::Syn, unseen);
+            }
         }
     }
-    conn::remove(tp);
+    conn::remove(tp.sock());
 }
 
 /// ESTABLISHED to FIN_WAIT1 or CLOSE_WAIT: the last time that a single segment
 /// was handled since the look before.
 #[inline(always)]
-fn leaves_established(tp: TcpSock, new: u8) {
-    let Some(conn) = conn::get(tp) else {
-        return;
-    };
+fn leaves_established(conn: &mut Conn, tp: TcpSock, new: u8) {
     conn::observe_rtt(conn, tp);
-    if new != state::CLOSE_WAIT {
-        conn::no_longer_open(conn);
+    if new != state::CLOSE_WAIT
+        && let Some(row) = RowRef::get(conn.row)
+    {
+        conn::no_longer_open(conn, row);
     }
 }
 
 #[inline(always)]
-fn closed(tp: TcpSock, old: u8, netns: u32) {
+fn how(tp: TcpSock, old: u8) -> Closed {
     let from_open = matches!(old, state::ESTABLISHED | state::CLOSE_WAIT);
-    let how = match (tp.err(), old) {
+    match (tp.err(), old) {
         (ECONNRESET | EPIPE, _) => Closed::ResetReceived,
         (ETIMEDOUT | EHOSTUNREACH | ENETUNREACH, _) => Closed::Timeout,
         (0, _) if from_open => Closed::ResetSent,
         (0, state::FIN_WAIT2 | state::LAST_ACK | state::CLOSING) => Closed::Fin,
         _ => Closed::Other,
-    };
-    let Some(conn) = conn::get(tp) else {
-        return closed_unknown(tp, old, netns, how);
-    };
-    conn::observe_last_rtt(conn, tp);
-    conn::no_longer_open(conn);
-    conn::flush(conn, tp, old);
-    conn::flush_retransmits(conn, tp, Retransmit::Other);
+    }
+}
+
+/// `old` is the state before CLOSE.
+#[inline(always)]
+fn closed(conn: &mut Conn, tp: TcpSock, old: u8) {
     if let Some(row) = RowRef::get(conn.row) {
-        row.closed(how);
+        conn::observe_last_rtt(conn, tp, row);
+        conn::no_longer_open(conn, row);
+        conn::flush(conn, tp, old, row);
+        conn::flush_retransmits(conn, tp, Retransmit::Other, row);
         if conn.since_ns != 0 {
             row.observe(Kind::Duration, conn::now_ns().saturating_sub(conn.since_ns));
         }
+        row.closed(how(tp, old));
     }
-    if from_open && matches!(how, Closed::ResetSent) {
+    if matches!(how(tp, old), Closed::ResetSent) {
         // Its reset is sent after this and finds the entry gone.
-        let row = conn.row;
-        let _ = ABORTED.insert(&tp.id(), &row, 0);
+        let _ = ABORTED.insert(&tp.sock().id(), &conn.row, 0);
     }
-    conn::remove(tp);
+    conn::remove(tp.sock());
 }
 
-/// Closes a connection without an entry. Where `CONNS` has been full it was
+/// Closes a connection without an entry. Where one has found no place it was
 /// opened after the start: all that it did counts now, without its side.
 #[inline(never)]
-fn closed_unknown(tp: TcpSock, old: u8, netns: u32, how: Closed) {
+fn closed_unknown(tp: TcpSock, old: u8, netns: u32) {
     let number = row_of_sock(tp.sock(), Side::Unknown, netns, HOOK);
-    if let Some(row) = RowRef::get(number) {
-        row.closed(how);
-    }
+    let Some(row) = RowRef::get(number) else {
+        return;
+    };
+    row.closed(how(tp, old));
     if conn::overflowed() {
-        let mut conn = Conn {
-            row: number,
-            ..Conn::default()
-        };
-        conn::flush(&mut conn, tp, old);
-        conn::flush_retransmits(&mut conn, tp, Retransmit::Other);
+        let mut conn = Conn::default();
+        conn::flush(&mut conn, tp, old, row);
+        conn::flush_retransmits(&mut conn, tp, Retransmit::Other, row);
     }
 }

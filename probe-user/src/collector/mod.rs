@@ -17,6 +17,7 @@ use anyhow::Context as _;
 use aya::maps::{Array, HashMap as BpfHash, MapData, lpm_trie::LpmTrie};
 use probe_common::{
     config::{MAX_NETNS, ProbeConfig},
+    conn::{BUCKET_CONNS, STATUS_COMPLETE, STATUS_REPORT},
     lost::{Cause, Hook},
     packet::{FlowKey, Protocol, Traffic},
     series::{CORE_REASONS, DropKey, OVERFLOW_ROW, ResetKey},
@@ -32,7 +33,7 @@ use crate::{
         netns::{self, NetNs},
         reasons::Reasons,
     },
-    loader::{self, DUMP, Globals, Loaded, Sizes, VISIT},
+    loader::{self, Globals, Loaded, Sizes},
     snapshot::{self, Connection, SCHEMA, Snapshot},
 };
 
@@ -41,7 +42,13 @@ const ROWS: u32 = 1024;
 /// Shards of a row on a large host: memory against CPUs that share a cache line.
 const MAX_SHARDS: u32 = 8;
 /// Connections that are remembered.
-const CONNECTIONS: u32 = 131_072;
+pub const CONNECTIONS: u32 = 131_072;
+/// Hooks whose skipped events a later one makes up for.
+const HEALED: [&str; 3] = [
+    "inet_sock_set_state",
+    "tcp_retransmit_skb",
+    "tcp_destroy_sock",
+];
 /// Flows of a device in a snapshot.
 const TOP_FLOWS: usize = 100;
 /// The visit of all sockets may take one part in so many of the time.
@@ -92,6 +99,7 @@ impl Collector {
         let modules = Path::new(VMLINUX).parent().unwrap_or(Path::new("/"));
         let reasons = Reasons::read(&own_btf, modules);
         drop(own_btf);
+        tracing::debug!("read the kernel's types");
         let btf = aya::Btf::from_sys_fs().context("cannot read the kernel's BTF")?;
 
         let namespaces = named_namespaces(config)?;
@@ -100,7 +108,10 @@ impl Collector {
         let shards = loader::possible_cpus()?.next_power_of_two().min(MAX_SHARDS);
         let globals = Globals {
             layout,
-            config: probe_config(&namespaces, &names, &reasons, shards),
+            config: ProbeConfig {
+                buckets: (config.connections.unwrap_or(CONNECTIONS) / BUCKET_CONNS as u32).max(1),
+                ..probe_config(&namespaces, &names, &reasons, shards)
+            },
         };
         let stats = if config.bpf_stats {
             let fd = aya::sys::enable_stats(aya::sys::Stats::RunTime)
@@ -110,7 +121,6 @@ impl Collector {
             None
         };
         let sizes = Sizes {
-            connections: CONNECTIONS,
             flows: config.packets.flows,
         };
         let host = loader::host(&btf, &globals, sizes, config.noop_programs, |loaded| {
@@ -135,11 +145,13 @@ impl Collector {
             kernel: own::kernel_release(),
             _stats: stats,
         };
+        tracing::debug!("loaded the programs");
         if !collector.fixed_namespaces {
             collector.namespaces = netns::all();
         }
         if !config.noop_programs {
-            collector.visit(VISIT)?;
+            collector.visit()?;
+            collector.set_status(STATUS_COMPLETE, 1)?;
             collector.listeners.start();
         }
         Ok(collector)
@@ -153,7 +165,7 @@ impl Collector {
     pub fn snapshot(&mut self) -> anyhow::Result<Snapshot> {
         let begin = Instant::now();
         if self.last_visit.elapsed() >= self.visit_cost * VISIT_SHARE {
-            self.visit(VISIT)?;
+            self.visit()?;
         }
         let mut snapshot = Snapshot {
             schema: SCHEMA,
@@ -187,7 +199,10 @@ impl Collector {
     ///
     /// The kernel refuses to list sockets.
     pub fn connections(&mut self, limit: usize) -> anyhow::Result<Vec<Connection>> {
-        let mut records = self.visit(DUMP)?;
+        self.set_status(STATUS_REPORT, 1)?;
+        let visited = self.visit();
+        self.set_status(STATUS_REPORT, 0)?;
+        let mut records = visited?;
         records.retain(|record| record.state != probe_common::sock::LISTEN);
         records.sort_by_key(|record| std::cmp::Reverse(record.sent_bytes + record.received_bytes));
         records.truncate(limit);
@@ -201,8 +216,14 @@ impl Collector {
             .collect())
     }
 
+    fn set_status(&mut self, element: u32, value: u64) -> anyhow::Result<()> {
+        let mut status: Array<&mut MapData, u64> = self.host.map_mut("STATUS")?;
+        status.set(element, value, 0)?;
+        Ok(())
+    }
+
     /// Visits all sockets of the watched namespaces.
-    fn visit(&mut self, program: &str) -> anyhow::Result<Vec<SockRecord>> {
+    fn visit(&mut self) -> anyhow::Result<Vec<SockRecord>> {
         let begin = Instant::now();
         if !self.fixed_namespaces && self.namespaces_read.elapsed() >= NETNS_INTERVAL {
             self.namespaces = netns::all();
@@ -214,7 +235,7 @@ impl Collector {
         for (&inum, netns) in &self.namespaces {
             let ebpf = &mut self.host.ebpf;
             let visited = netns.run(|| {
-                let bytes = loader::iterate(ebpf, program);
+                let bytes = loader::iterate(ebpf);
                 (bytes, listeners::read_listen_drops())
             });
             match visited {
@@ -334,7 +355,8 @@ impl Collector {
                     program.run_seconds = facts.get("run_time_ns").map(|&ns| ns as f64 / 1e9);
                 }
                 // The kernel skips a program that is interrupted on its CPU by its own
-                // event.
+                // event. The life of a connection and its retransmissions are made up
+                // for by later events; the rest is lost.
                 let missed = facts.get("recursion_misses").copied().unwrap_or(0);
                 let hook = program
                     .hook
@@ -344,7 +366,9 @@ impl Collector {
                         "iter" => "iter_tcp",
                         _ => hook,
                     });
-                if let Some(hook) = Hook::NAMES.into_iter().find(|&name| name == hook) {
+                let is_healed = HEALED.contains(&hook);
+                let hook = Hook::NAMES.into_iter().find(|&name| name == hook);
+                if let Some(hook) = hook.filter(|_| !is_healed) {
                     *lost.entry((hook, "recursion")).or_default() += missed;
                 }
                 snapshot.programs.push(program);
@@ -362,7 +386,11 @@ impl Collector {
             ("ROWS", self.rows.used_entries()),
             ("CONNS", self.connections),
         ] {
-            snapshot.maps.push(maps::usage(&self.host, map, entries));
+            let mut usage = maps::usage(&self.host, map, entries);
+            if map == "CONNS" {
+                usage.capacity *= BUCKET_CONNS as u64;
+            }
+            snapshot.maps.push(usage);
         }
         for (device, read) in self.devices.iter().zip(&snapshot.devices) {
             let mut usage = maps::usage(&device.loaded, "FLOWS", read.flows);

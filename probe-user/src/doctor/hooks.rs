@@ -59,6 +59,11 @@ pub const HOOKS: &[Hook] = &[
         required: false,
         lost: "resets received",
     },
+    Hook {
+        name: "tcp_destroy_sock",
+        required: false,
+        lost: "the few closes that interrupted another one on their CPU",
+    },
 ];
 
 /// The iterator over TCP sockets; required.

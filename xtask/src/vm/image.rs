@@ -110,7 +110,7 @@ pub fn make(
 }
 
 /// `drops-0123456789abcdef` is `drops`.
-fn plain_name(path: &Path) -> String {
+pub fn plain_name(path: &Path) -> String {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     name.rsplit_once('-')
         .map_or(name.as_ref(), |(name, _)| name)
