@@ -4,6 +4,14 @@
 pub const CONNECTING: u32 = 1;
 /// The connection counts as open.
 pub const OPEN: u32 = 2;
+/// The program has been seen to use the socket: it was accepted.
+pub const USED: u32 = 4;
+/// A request has passed, and the first byte of its answer has not.
+pub const TURN: u32 = 8;
+/// The receive window was closed when it was last looked at.
+pub const ZERO_WINDOW: u32 = 16;
+/// The listener had lately to answer with SYN cookies.
+pub const MAYBE_COOKIE: u32 = 32;
 
 /// Connections in a [`Bucket`]: with `spilled` their numbers fill a cache line.
 pub const BUCKET_CONNS: usize = 7;
@@ -23,7 +31,7 @@ pub struct Bucket {
     pub conns: [Conn; BUCKET_CONNS],
 }
 
-const _: () = assert!(size_of::<Bucket>() == 64 * (1 + BUCKET_CONNS));
+const _: () = assert!(size_of::<Bucket>() == 64 + 128 * BUCKET_CONNS);
 
 /// Element of the `STATUS` map: 1 once a connection has found no place.
 pub const STATUS_FULL: u32 = 0;
@@ -37,7 +45,8 @@ pub const STATUS_REPORT: u32 = 3;
 /// Element of the `STATUS` map: 0 for ever, which the verifier does not know.
 pub const STATUS_ZERO: u32 = 2;
 
-/// What is remembered of one connection: a cache line.
+/// What is remembered of one connection: two cache lines, of which most events
+/// need the first only.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Conn {
@@ -68,9 +77,27 @@ pub struct Conn {
     pub out_of_order: u32,
     /// A [`crate::series::Side`].
     pub side: u32,
+    /// When the request passed whose answer is awaited, see [`TURN`], in
+    /// nanoseconds of CLOCK_MONOTONIC.
+    pub turn_ns: u64,
+    /// When the ClientHello passed, likewise; 0 where it has not.
+    pub tls_ns: u64,
+    /// Control group of the owner, the number of its folder in cgroup v2; 0
+    /// where it is not known.
+    pub cgroup: u64,
+    /// Process of the owner; 0 where it is not known.
+    pub pid: u32,
+    /// Where the next TLS record from the peer begins, a sequence number.
+    pub tls_seq: u32,
+    /// How far the TLS handshake is, see [`crate::tls`].
+    pub tls: u32,
+    /// `write_seq` when a send was last seen.
+    pub write_seq: u32,
+    /// Zero.
+    pub _pad: [u64; 3],
 }
 
-const _: () = assert!(size_of::<Conn>() == 64);
+const _: () = assert!(size_of::<Conn>() == 128);
 
 // SAFETY: integers only, without padding (the sizes are asserted above).
 #[cfg(feature = "user")]

@@ -14,3 +14,4 @@ pub mod lost;
 pub mod packet;
 pub mod series;
 pub mod sock;
+pub mod tls;

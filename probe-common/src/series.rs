@@ -139,6 +139,25 @@ impl Retransmit {
     ];
 }
 
+/// Why a TLS handshake was not completed: positions in [`Counters::tls_failed`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum TlsFailed {
+    /// The peer sent an alert.
+    Alert = 0,
+    /// Either end reset the connection.
+    Reset = 1,
+    /// The peer stopped answering.
+    Timeout = 2,
+    /// The connection was closed in order.
+    Closed = 3,
+}
+
+impl TlsFailed {
+    /// Label values, in the order of the discriminants.
+    pub const NAMES: [&'static str; 4] = ["alert", "reset", "timeout", "closed"];
+}
+
 /// Histograms of a row, in their order there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
@@ -149,10 +168,16 @@ pub enum Kind {
     Handshake = 1,
     /// ESTABLISHED to closed.
     Duration = 2,
+    /// ESTABLISHED to the first use by the program that accepted it.
+    AcceptQueue = 3,
+    /// Last byte of a request to the first byte of its answer.
+    FirstByte = 4,
+    /// ClientHello to the first application data.
+    Tls = 5,
 }
 
 /// Number of histograms in a row.
-pub const KINDS: usize = 3;
+pub const KINDS: usize = 6;
 
 /// Counters of a row. Each is raised with an atomic add, since a program can be
 /// interrupted by another one on the same CPU.
@@ -182,6 +207,12 @@ pub struct Counters {
     pub spurious_retransmits: u64,
     /// Segments received out of order.
     pub out_of_order: u64,
+    /// Times that the receive window was found closed.
+    pub zero_window: u64,
+    /// Connections opened with a SYN cookie.
+    pub syn_cookies: u64,
+    /// TLS handshakes not completed, by [`TlsFailed`].
+    pub tls_failed: [u64; TlsFailed::NAMES.len()],
 }
 
 /// One histogram: [`hist::SLOTS`] counts and the sum.
@@ -235,9 +266,9 @@ pub struct DropKey {
 }
 
 const _: () = assert!(size_of::<SeriesKey>() == 12);
-const _: () = assert!(size_of::<Counters>() == 26 * 8);
+const _: () = assert!(size_of::<Counters>() == 32 * 8);
 const _: () = assert!(size_of::<Histogram>() == 8 * (1 + hist::SLOTS));
-const _: () = assert!(size_of::<Row>() == 26 * 8 + KINDS * size_of::<Histogram>());
+const _: () = assert!(size_of::<Row>() == 32 * 8 + KINDS * size_of::<Histogram>());
 const _: () = assert!(size_of::<ResetKey>() == 12);
 const _: () = assert!(size_of::<DropKey>() == 8);
 

@@ -200,6 +200,7 @@ pub fn established(tp: TcpSock, fallback: Side) -> *mut Conn {
         dsack_dups: 0,
         out_of_order: 0,
         side: side as u32,
+        ..Conn::default()
     };
     entry
 }
@@ -267,6 +268,7 @@ fn from_here(tp: TcpSock, row: u32, side: Side, state: u8) -> Conn {
         dsack_dups: tp.dsack_dups(),
         out_of_order: tp.out_of_order(),
         side: side as u32,
+        ..Conn::default()
     }
 }
 

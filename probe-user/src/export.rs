@@ -85,12 +85,24 @@ pub(crate) mod sample {
                 retransmits: counts(&[("syn", 5)]),
                 spurious_retransmits: 6,
                 out_of_order: 7,
+                zero_window: 8,
+                syn_cookies: 9,
+                tls_failures: counts(&[("alert", 4)]),
                 rtt: Histogram {
                     sum_seconds: 70.5,
                     // Underflow, 1 s exactly and its neighbour, overflow.
                     slots: vec![(0, 1), (319, 2), (320, 3), (416, 4)],
                 },
                 handshake: Histogram::default(),
+                first_byte: Histogram::default(),
+                accept_queue: Histogram {
+                    sum_seconds: 0.5,
+                    slots: vec![(300, 2)],
+                },
+                tls_handshake: Histogram {
+                    sum_seconds: 0.25,
+                    slots: vec![(290, 1)],
+                },
                 duration: Histogram {
                     sum_seconds: 64.0,
                     slots: vec![(415, 1)],
@@ -109,6 +121,10 @@ pub(crate) mod sample {
                 syn_queue_limit: 128,
                 accept_queue_length: 2,
                 accept_queue_limit: 511,
+                accept_queue: Histogram {
+                    sum_seconds: 0.5,
+                    slots: vec![(300, 2)],
+                },
             }],
             drops: vec![Drop {
                 subsystem: "core".into(),
@@ -144,6 +160,7 @@ pub(crate) mod sample {
                     hook: "tp_btf/tcp_probe".into(),
                     attached: true,
                     note: String::new(),
+                    skipped: 2,
                     runs: Some(17),
                     run_seconds: Some(0.5),
                 },
@@ -152,6 +169,7 @@ pub(crate) mod sample {
                     hook: "xdp".into(),
                     attached: true,
                     note: "eth1: native".into(),
+                    skipped: 2,
                     runs: Some(18),
                     run_seconds: Some(0.25),
                 },
@@ -160,6 +178,7 @@ pub(crate) mod sample {
                     hook: "xdp".into(),
                     attached: false,
                     note: "eth2: busy".into(),
+                    skipped: 2,
                     runs: Some(18),
                     run_seconds: Some(0.25),
                 },

@@ -302,6 +302,7 @@ fn program(name: &str, hook: String, note: String) -> snapshot::Program {
         hook,
         attached: note.is_empty(),
         note,
+        skipped: 0,
         runs: None,
         run_seconds: None,
     }

@@ -91,12 +91,26 @@ pub struct TcpSeries {
     pub spurious_retransmits: u64,
     /// Segments received out of order.
     pub out_of_order: u64,
+    /// Times that the receive window of an open connection was found closed.
+    pub zero_window: u64,
+    /// Connections opened with a SYN cookie: they have no handshake time.
+    pub syn_cookies: u64,
+    /// TLS handshakes that were not completed, by reason (all reasons present).
+    pub tls_failures: BTreeMap<String, u64>,
     /// RTT samples during the life of the connections.
     pub rtt: Histogram,
     /// First SYN or SYN-ACK to ESTABLISHED.
     pub handshake: Histogram,
     /// ESTABLISHED to closed.
     pub duration: Histogram,
+    /// ESTABLISHED to the first use by the program that accepted it: an upper
+    /// bound of the time in the accept queue.
+    pub accept_queue: Histogram,
+    /// Server: last byte of a request received to first byte of the answer
+    /// sent. Client: last byte sent to first byte received.
+    pub first_byte: Histogram,
+    /// ClientHello to the first application data.
+    pub tls_handshake: Histogram,
 }
 
 /// An exponential histogram; see [`probe_common::hist`] for the bounds.
@@ -188,6 +202,8 @@ pub struct Listener {
     pub accept_queue_length: u64,
     /// How many may wait; 0 if there is no listener now.
     pub accept_queue_limit: u64,
+    /// Sum of [`TcpSeries::accept_queue`] over all peers.
+    pub accept_queue: Histogram,
 }
 
 /// Packets that the kernel dropped for one reason.
@@ -320,6 +336,10 @@ pub struct Program {
     /// Why not, or a remark such as the XDP mode.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub note: String,
+    /// Events at which the kernel skipped it, since it was interrupted on its CPU
+    /// by the same event. What a later event makes up for is not in [`Lost`].
+    #[serde(default)]
+    pub skipped: u64,
     /// Runs; only with `--bpf-stats`.
     pub runs: Option<u64>,
     /// Time spent in it in seconds; only with `--bpf-stats`.

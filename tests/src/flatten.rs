@@ -20,10 +20,13 @@ pub fn counters(snapshot: &Snapshot) -> BTreeMap<String, u64> {
         put("received_segments", one.received_segments);
         put("spurious_retransmits", one.spurious_retransmits);
         put("out_of_order", one.out_of_order);
+        put("zero_window", one.zero_window);
+        put("syn_cookies", one.syn_cookies);
         for (group, values) in [
             ("closed", &one.closed),
             ("failed", &one.connect_failures),
             ("retransmits", &one.retransmits),
+            ("tls_failures", &one.tls_failures),
         ] {
             for (name, value) in values {
                 put(&format!("{group} {name}"), *value);
@@ -33,6 +36,9 @@ pub fn counters(snapshot: &Snapshot) -> BTreeMap<String, u64> {
             ("rtt", &one.rtt),
             ("handshake", &one.handshake),
             ("duration", &one.duration),
+            ("accept_queue", &one.accept_queue),
+            ("first_byte", &one.first_byte),
+            ("tls_handshake", &one.tls_handshake),
         ] {
             put_histogram(&mut flat, &format!("{of} {name}"), histogram);
         }

@@ -13,7 +13,7 @@ use probe_common::{
 };
 
 use super::names::{Names, OTHER, address};
-use crate::snapshot::Listener;
+use crate::snapshot::{Listener, TcpSeries};
 
 /// The services that listen.
 #[derive(Debug, Default)]
@@ -93,8 +93,8 @@ impl Listeners {
         self.namespaces.retain(|&inum, _| exists(inum));
     }
 
-    /// One row for each service.
-    pub fn rows(&self) -> Vec<Listener> {
+    /// One row for each service, with the accept queue's times of its series.
+    pub fn rows(&self, tcp: &[TcpSeries]) -> Vec<Listener> {
         let mut rows: BTreeMap<&str, Listener> = BTreeMap::new();
         for (svc, &drops) in &self.drops {
             rows.entry(svc).or_default().drops = drops;
@@ -110,6 +110,10 @@ impl Listeners {
             row.accept_queue_limit += queue.accept_queue_limit;
             row.syn_queue_length += queue.syn_queue_length;
             row.syn_queue_limit += queue.syn_queue_limit;
+        }
+        for series in tcp.iter().filter(|one| !one.accept_queue.slots.is_empty()) {
+            let row = rows.entry(&series.labels.svc).or_default();
+            row.accept_queue.add(&series.accept_queue);
         }
         rows.into_iter()
             .map(|(svc, row)| Listener {

@@ -38,7 +38,7 @@ use crate::{
 };
 
 /// Rows: combinations of side, service port and peer that are told apart.
-const ROWS: u32 = 1024;
+const ROWS: u32 = 512;
 /// Shards of a row on a large host: memory against CPUs that share a cache line.
 const MAX_SHARDS: u32 = 8;
 /// Connections that are remembered.
@@ -178,7 +178,7 @@ impl Collector {
         snapshot.tcp = self.rows.series(&self.names);
         let (resets, reset_entries) = self.resets()?;
         snapshot.resets = resets;
-        snapshot.listeners = self.listeners.rows();
+        snapshot.listeners = self.listeners.rows(&snapshot.tcp);
         let (drops, drop_entries) = self.drops()?;
         snapshot.drops = drops;
         for device in &self.devices {
@@ -358,6 +358,7 @@ impl Collector {
                 // event. The life of a connection and its retransmissions are made up
                 // for by later events; the rest is lost.
                 let missed = facts.get("recursion_misses").copied().unwrap_or(0);
+                program.skipped = missed;
                 let hook = program
                     .hook
                     .split_once('/')

@@ -13,7 +13,7 @@ use anyhow::Context as _;
 use aya::maps::{Array, HashMap, MapData};
 use probe_common::{
     hist,
-    series::{Closed, Failed, Kind, OVERFLOW_ROW, Retransmit, Row, SeriesKey},
+    series::{Closed, Failed, Kind, OVERFLOW_ROW, Retransmit, Row, SeriesKey, TlsFailed},
 };
 
 use super::{
@@ -198,9 +198,15 @@ impl Sum {
             retransmits: named(&Retransmit::NAMES, &counters.retransmits),
             spurious_retransmits: counters.spurious_retransmits,
             out_of_order: counters.out_of_order,
+            zero_window: counters.zero_window,
+            syn_cookies: counters.syn_cookies,
+            tls_failures: named(&TlsFailed::NAMES, &counters.tls_failed),
             rtt: self.histogram(Kind::Rtt),
             handshake: self.histogram(Kind::Handshake),
             duration: self.histogram(Kind::Duration),
+            accept_queue: self.histogram(Kind::AcceptQueue),
+            first_byte: self.histogram(Kind::FirstByte),
+            tls_handshake: self.histogram(Kind::Tls),
         }
     }
 }

@@ -133,7 +133,7 @@ impl<'a> Builder<'a> {
 
     fn tcp(&mut self, tcp: &'a [TcpSeries]) {
         type Single = (&'static str, &'static str, Kind, fn(&TcpSeries) -> u64);
-        const SINGLE: [Single; 8] = [
+        const SINGLE: [Single; 10] = [
             (
                 "edgeprobe_tcp_connections_opened",
                 "Connections that reached ESTABLISHED since the start.",
@@ -182,6 +182,18 @@ impl<'a> Builder<'a> {
                 Counter,
                 |series| series.out_of_order,
             ),
+            (
+                "edgeprobe_tcp_zero_window",
+                "Times that the receive window of a connection was found closed when a segment arrived or the program read.",
+                Counter,
+                |series| series.zero_window,
+            ),
+            (
+                "edgeprobe_tcp_syn_cookie_connections",
+                "Connections opened with a SYN cookie, which have no handshake duration.",
+                Counter,
+                |series| series.syn_cookies,
+            ),
         ];
         type Split = (
             &'static str,
@@ -189,7 +201,7 @@ impl<'a> Builder<'a> {
             &'static str,
             fn(&TcpSeries) -> &BTreeMap<String, u64>,
         );
-        const SPLIT: [Split; 3] = [
+        const SPLIT: [Split; 4] = [
             (
                 "edgeprobe_tcp_connections_closed",
                 "Connections closed, by how they ended.",
@@ -208,31 +220,55 @@ impl<'a> Builder<'a> {
                 "type",
                 |series| &series.retransmits,
             ),
+            (
+                "edgeprobe_tls_handshake_failures",
+                "TLS handshakes that were begun and not completed, by why.",
+                "reason",
+                |series| &series.tls_failures,
+            ),
         ];
         type Distribution = (
             &'static str,
             &'static str,
+            bool,
             &'static [u16],
             fn(&TcpSeries) -> &Histogram,
         );
-        static DISTRIBUTIONS: [Distribution; 3] = [
+        static DISTRIBUTIONS: [Distribution; 5] = [
             (
                 "edgeprobe_tcp_rtt_seconds",
                 "Round-trip time, each new sample that the kernel took during the life of a connection.",
+                true,
                 &buckets::LATENCY,
                 |series| &series.rtt,
             ),
             (
                 "edgeprobe_tcp_handshake_duration_seconds",
                 "First SYN sent (client) or received (server) to ESTABLISHED, retransmits included.",
+                true,
                 &buckets::LATENCY,
                 |series| &series.handshake,
             ),
             (
                 "edgeprobe_tcp_connection_duration_seconds",
                 "ESTABLISHED to closed.",
+                true,
                 &buckets::LIFETIME,
                 |series| &series.duration,
+            ),
+            (
+                "edgeprobe_tcp_first_byte_duration_seconds",
+                "Last byte of a request received to first byte of its answer sent (server), or last byte sent to first byte received (client).",
+                false,
+                &buckets::LATENCY,
+                |series| &series.first_byte,
+            ),
+            (
+                "edgeprobe_tls_handshake_duration_seconds",
+                "TLS ClientHello to the first application data of the client.",
+                false,
+                &buckets::LATENCY,
+                |series| &series.tls_handshake,
             ),
         ];
 
@@ -252,12 +288,14 @@ impl<'a> Builder<'a> {
             });
             self.family(name, help, Counter, samples);
         }
-        for (name, help, shown, data) in DISTRIBUTIONS {
+        for (name, help, always, shown, data) in DISTRIBUTIONS {
+            // Most series have no TLS, and many no answers: those have no buckets.
             let sample = |series: &'a TcpSeries| {
                 let data = data(series);
-                (labels(&series.labels), Value::Histogram { data, shown })
+                let is_shown = always || !data.slots.is_empty();
+                is_shown.then(|| (labels(&series.labels), Value::Histogram { data, shown }))
             };
-            self.family(name, help, Kind::Histogram, tcp.iter().map(sample));
+            self.family(name, help, Kind::Histogram, tcp.iter().filter_map(sample));
         }
     }
 
@@ -285,6 +323,19 @@ impl<'a> Builder<'a> {
             "Connections and requests that listeners dropped.",
             Counter,
             all().map(|listener| (vec![("svc", listener.svc.as_str())], Count(listener.drops))),
+        );
+        let waits = all().filter(|listener| !listener.accept_queue.slots.is_empty());
+        self.family(
+            "edgeprobe_tcp_accept_queue_duration_seconds",
+            "ESTABLISHED to the first use of the socket by the program that accepted it, an upper bound of the time in the accept queue.",
+            Kind::Histogram,
+            waits.map(|listener| {
+                let value = Value::Histogram {
+                    data: &listener.accept_queue,
+                    shown: &buckets::LATENCY,
+                };
+                (vec![("svc", listener.svc.as_str())], value)
+            }),
         );
         let queues = |syn: fn(&Listener) -> u64, accept: fn(&Listener) -> u64| {
             all().flat_map(move |listener| {
@@ -411,12 +462,14 @@ impl<'a> Builder<'a> {
     /// attached only where all of them are.
     fn programs(&mut self, snapshot: &'a Snapshot) {
         let mut attached = BTreeMap::new();
+        let mut skipped = BTreeMap::new();
         let mut runs = BTreeMap::new();
         for program in &snapshot.programs {
             let name = program.program.as_str();
             *attached
                 .entry((name, program.hook.as_str()))
                 .or_insert(true) &= program.attached;
+            *skipped.entry(name).or_default() += program.skipped;
             if let (Some(count), Some(seconds)) = (program.runs, program.run_seconds) {
                 let sum: &mut (u64, f64) = runs.entry(name).or_default();
                 sum.0 += count;
@@ -433,6 +486,14 @@ impl<'a> Builder<'a> {
                     Count(attached.into()),
                 )
             }),
+        );
+        self.family(
+            "edgeprobe_program_skipped",
+            "Events at which the kernel skipped a program that was interrupted by the same event; most are made up for.",
+            Counter,
+            skipped
+                .into_iter()
+                .map(|(program, count)| (vec![("program", program)], Count(count))),
         );
         self.family(
             "edgeprobe_program_runs",

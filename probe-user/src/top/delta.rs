@@ -113,9 +113,15 @@ fn difference(old: &TcpSeries, new: &TcpSeries) -> Option<TcpSeries> {
             .spurious_retransmits
             .checked_sub(old.spurious_retransmits)?,
         out_of_order: new.out_of_order.checked_sub(old.out_of_order)?,
+        zero_window: new.zero_window.checked_sub(old.zero_window)?,
+        syn_cookies: new.syn_cookies.checked_sub(old.syn_cookies)?,
+        tls_failures: map_difference(&old.tls_failures, &new.tls_failures)?,
         rtt: histogram_difference(&old.rtt, &new.rtt)?,
         handshake: histogram_difference(&old.handshake, &new.handshake)?,
         duration: histogram_difference(&old.duration, &new.duration)?,
+        accept_queue: histogram_difference(&old.accept_queue, &new.accept_queue)?,
+        first_byte: histogram_difference(&old.first_byte, &new.first_byte)?,
+        tls_handshake: histogram_difference(&old.tls_handshake, &new.tls_handshake)?,
     })
 }
 

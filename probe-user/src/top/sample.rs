@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use probe_common::{
     hist,
-    series::{Closed, Failed, Retransmit},
+    series::{Closed, Failed, Retransmit, TlsFailed},
 };
 
 use crate::snapshot::*;
@@ -56,6 +56,9 @@ fn series(labels: TcpLabels, opened: u64, open: u64) -> TcpSeries {
         retransmits: counts(&Retransmit::NAMES, &[("syn", 1), ("fast", opened / 100)]),
         spurious_retransmits: opened / 1000,
         out_of_order: opened / 500,
+        zero_window: opened / 700,
+        syn_cookies: 0,
+        tls_failures: counts(&TlsFailed::NAMES, &[("alert", opened / 900)]),
         rtt: histogram(&[
             (180, opened),
             (2_400, opened / 10 + 1),
@@ -63,6 +66,9 @@ fn series(labels: TcpLabels, opened: u64, open: u64) -> TcpSeries {
         ]),
         handshake: histogram(&[(190, opened), (1_030_000, opened / 50 + 1)]),
         duration: histogram(&[(3_000, opened)]),
+        accept_queue: histogram(&[(90, opened)]),
+        first_byte: histogram(&[(1_900, opened), (52_000, opened / 100)]),
+        tls_handshake: histogram(&[(2_800, opened / 2)]),
     }
 }
 
@@ -92,6 +98,7 @@ pub fn snapshot() -> Snapshot {
         hook: hook.to_owned(),
         attached: true,
         note: String::new(),
+        skipped: 0,
         runs: stats.map(|s| s.0),
         run_seconds: stats.map(|s| s.1),
     };
