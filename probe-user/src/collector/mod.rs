@@ -103,7 +103,7 @@ impl Collector {
         let layout = layout::resolve(&own_btf)?;
         let modules = Path::new(VMLINUX).parent().unwrap_or(Path::new("/"));
         let reasons = Reasons::read(&own_btf, modules);
-        let kfuncs = Kfuncs::resolve(&own_btf);
+        let kfuncs = Kfuncs::resolve(&own_btf, &own::kernel_release());
         let send_after = !own_btf.has_tracepoint(TCP_SEND) && own_btf.has_tracepoint(SOCK_SEND);
         drop(own_btf);
         tracing::debug!("read the kernel's types");
