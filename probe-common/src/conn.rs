@@ -83,10 +83,7 @@ pub struct Conn {
     pub turn_ns: u64,
     /// When the ClientHello passed, likewise; 0 where it has not.
     pub tls_ns: u64,
-    /// Control group of the owner, the number of its folder in cgroup v2; 0
-    /// where it is not known.
-    pub cgroup: u64,
-    /// Process of the owner; 0 where it is not known.
+    /// Process that called `connect()`; 0 of any other connection.
     pub pid: u32,
     /// Where the next TLS record from the peer begins, a sequence number.
     pub tls_seq: u32,
@@ -98,7 +95,7 @@ pub struct Conn {
     /// Written like [`Self::turn_ns`].
     pub used: u32,
     /// Zero.
-    pub _pad: [u32; 5],
+    pub _pad: [u32; 7],
 }
 
 const _: () = assert!(size_of::<Conn>() == 128);

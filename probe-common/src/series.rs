@@ -40,6 +40,9 @@ pub const OVERFLOW_ROW: u32 = 0;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SeriesKey {
+    /// The owner: 0 where owners are not told apart, the number that user space
+    /// gave to its control group, or [`CGROUP`] with the number of the group.
+    pub owner: u64,
     /// Number of the network namespace, 0 where namespaces are not told apart.
     pub netns: u32,
     /// Port of the service in host order, 0 where it is not known.
@@ -51,8 +54,11 @@ pub struct SeriesKey {
     /// Number of the service address group, 0 for none.
     pub group: u8,
     /// Zero.
-    pub _pad: u16,
+    pub _pad: [u16; 3],
 }
+
+/// Set in [`SeriesKey::owner`] where the rest is the number of a control group.
+pub const CGROUP: u64 = 1 << 63;
 
 /// How a connection ended: positions in [`Counters::closed`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -265,7 +271,7 @@ pub struct DropKey {
     pub protocol: u32,
 }
 
-const _: () = assert!(size_of::<SeriesKey>() == 12);
+const _: () = assert!(size_of::<SeriesKey>() == 24);
 const _: () = assert!(size_of::<Counters>() == 32 * 8);
 const _: () = assert!(size_of::<Histogram>() == 8 * (1 + hist::SLOTS));
 const _: () = assert!(size_of::<Row>() == 32 * 8 + KINDS * size_of::<Histogram>());

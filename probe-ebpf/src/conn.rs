@@ -9,7 +9,7 @@
 //! past it ([`settled`]), or one that is still there though its socket is gone
 //! (`tcp_destroy_sock`).
 
-use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
+use aya_ebpf::helpers::generated::{bpf_get_current_pid_tgid, bpf_ktime_get_ns};
 use probe_common::{
     conn::{
         CONNECTING, Conn, MAYBE_COOKIE, OPEN, STATUS_COMPLETE, STATUS_COOKIES, STATUS_FULL,
@@ -118,9 +118,20 @@ pub fn begins(sk: Sock, side: Side) {
                 _ => CONNECTING,
             },
             side: side as u32,
+            pid: match side {
+                Side::Client => caller(),
+                _ => 0,
+            },
             ..Conn::default()
         };
     }
+}
+
+/// The process that is in a system call.
+#[inline(always)]
+fn caller() -> u32 {
+    // SAFETY: the helper takes no arguments.
+    (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32
 }
 
 /// Whether the listener that a child is still a copy of may answer with SYN
@@ -177,13 +188,13 @@ pub fn established(tp: TcpSock, fallback: Side) -> *mut Conn {
     let sk = tp.sock();
     let netns = sk.netns();
     let known = get(sk);
-    let (side, first_syn_ns, flags) = match &known {
-        Some(conn) if is_connecting(conn) => (side(conn), conn.since_ns, conn.flags),
+    let (side, first_syn_ns, flags, pid) = match &known {
+        Some(conn) if is_connecting(conn) => (side(conn), conn.since_ns, conn.flags, conn.pid),
         Some(stale) => {
             abandoned(stale);
-            (fallback, 0, 0)
+            (fallback, 0, 0, 0)
         }
-        None => (fallback, 0, 0),
+        None => (fallback, 0, 0, 0),
     };
     let now_ns = now_ns();
     let number = row_of_sock(sk, side, netns, HOOK);
@@ -233,6 +244,7 @@ pub fn established(tp: TcpSock, fallback: Side) -> *mut Conn {
             _ => tls::DONE,
         },
         write_seq: tp.write_seq(),
+        pid,
         ..Conn::default()
     };
     entry

@@ -20,6 +20,12 @@ const NO_PREALLOC: usize = aya_ebpf::bindings::BPF_F_NO_PREALLOC as usize;
 #[btf_map]
 pub static ROW_OF: HashMap<SeriesKey, u32, 1024, 0> = HashMap::new();
 
+/// Numbers that user space gives to owners, by the number of their control
+/// group, so that groups of one name share their rows. Written by the collector,
+/// read by the TCP programs. Full: a group has rows of its own.
+#[btf_map]
+pub static OWNER_OF: HashMap<u64, u64, 4096, NO_PREALLOC> = HashMap::new();
+
 /// Counters and histograms; the index is `row * shards + shard`. Written by the
 /// TCP programs with atomic adds, read by the collector through a mapping.
 #[btf_map]

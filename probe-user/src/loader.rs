@@ -84,8 +84,10 @@ pub const TCP_SEND: &str = "tcp_sendmsg_locked";
 /// Tells of a send when it has returned: for kernels without the other.
 pub const SOCK_SEND: &str = "sock_send_length";
 
-/// Program of the socket iterator.
-const VISIT: &str = "tcp_visit";
+/// Visits all sockets of a network namespace.
+pub const VISIT: &str = "tcp_visit";
+/// Visits all open files.
+pub const HOLDERS: &str = "sock_holders";
 
 /// Entries of the maps whose size is decided here.
 #[derive(Clone, Copy, Debug)]
@@ -328,11 +330,16 @@ fn attach_all(
             .programs
             .push(program(name, format!("tp_btf/{}", hook.tracepoint), note));
     }
-    load_iterator(&mut loaded.ebpf, VISIT, btf)
+    load_iterator(&mut loaded.ebpf, VISIT, "tcp", btf)
         .with_context(|| format!("cannot load {VISIT} for iter/tcp; see `edgeprobe doctor`"))?;
     loaded
         .programs
         .push(program(VISIT, "iter/tcp".to_owned(), String::new()));
+    let loaded_holders = load_iterator(&mut loaded.ebpf, HOLDERS, "task_file", btf);
+    let note = loaded_holders.map_or_else(|error| format!("{error:#}"), |()| String::new());
+    loaded
+        .programs
+        .push(program(HOLDERS, "iter/task_file".to_owned(), note));
     let note = match globals.config.payload {
         0 => "this kernel lets no tracing program read a payload (6.12 and later do)",
         _ => "",
@@ -373,37 +380,37 @@ fn attach_tracepoint(
     Ok(())
 }
 
-fn load_iterator(ebpf: &mut Ebpf, name: &str, btf: &Btf) -> anyhow::Result<()> {
+fn load_iterator(ebpf: &mut Ebpf, name: &str, target: &str, btf: &Btf) -> anyhow::Result<()> {
     let program = ebpf
         .program_mut(name)
         .context("the object has no such program")?;
     let program: &mut Iter = program.try_into()?;
     program
-        .load("tcp", btf)
+        .load(target, btf)
         .map_err(|error| anyhow!(refusal(&error)))
 }
 
-/// Visits all sockets of the network namespace of the calling thread and returns
-/// what the program wrote.
+/// Runs an iterator, [`VISIT`] for the network namespace of the calling thread,
+/// and returns what the program wrote.
 ///
 /// # Errors
 ///
 /// The kernel refuses, or reading fails.
-pub fn iterate(ebpf: &mut Ebpf) -> anyhow::Result<Vec<u8>> {
+pub fn iterate(ebpf: &mut Ebpf, name: &str) -> anyhow::Result<Vec<u8>> {
     use std::io::Read as _;
 
     let program = ebpf
-        .program_mut(VISIT)
+        .program_mut(name)
         .context("the object has no such program")?;
     let program: &mut Iter = program.try_into()?;
-    let link = program.attach().context("cannot attach to iter/tcp")?;
+    let link = program.attach().with_context(|| format!("cannot attach {name}"))?;
     let mut file = program
         .take_link(link)?
         .into_file()
-        .context("cannot open iter/tcp")?;
+        .with_context(|| format!("cannot open {name}"))?;
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes)
-        .context("cannot read iter/tcp")?;
+        .with_context(|| format!("cannot read {name}"))?;
     Ok(bytes)
 }
 

@@ -246,7 +246,7 @@ impl Collector {
         for (&inum, netns) in &self.namespaces {
             let ebpf = &mut self.host.ebpf;
             let visited = netns.run(|| {
-                let bytes = loader::iterate(ebpf);
+                let bytes = loader::iterate(ebpf, loader::VISIT);
                 (bytes, Counted::here())
             });
             match visited {
