@@ -16,7 +16,7 @@ pub struct ProbeConfig {
     pub buckets: u32,
     /// 1 where network namespaces are part of the key.
     pub key_netns: u32,
-    /// 1 where the owners of sockets are part of the key.
+    /// How the owners of sockets are part of the key, see [`crate::owner`].
     pub key_owner: u32,
     /// 1 where peer groups are configured.
     pub peers: u32,

@@ -90,6 +90,16 @@ layout! {
     sk_cgroup: Field("sock.sk_cgrp_data.cgroup"), 8, optional;
     /// `struct kernfs_node *`, the folder of a control group.
     cgroup_kn: Field("cgroup.kn"), 8, required;
+    /// `struct cgroup_root *`, the hierarchy.
+    cgroup_root: Field("cgroup.root"), 8, required;
+    /// `int`, 0 of cgroup v2.
+    root_hierarchy: Field("cgroup_root.hierarchy_id"), 4, required;
+    /// `struct cgroup_subsys_state *`, that of the group above.
+    cgroup_parent: Field("cgroup.self.parent"), 8, required;
+    /// `struct cgroup *`, the group that a state is of.
+    css_cgroup: Field("cgroup_subsys_state.cgroup"), 8, required;
+    /// `const char *`, the name of a folder.
+    kn_name: Field("kernfs_node.name"), 8, required;
     /// `u64`, the number of a folder.
     kn_id: Field("kernfs_node.id"), 8, required;
     /// `struct sock *` of a socket in a file.

@@ -40,8 +40,7 @@ pub const OVERFLOW_ROW: u32 = 0;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SeriesKey {
-    /// The owner: 0 where owners are not told apart, the number that user space
-    /// gave to its control group, or [`CGROUP`] with the number of the group.
+    /// The owner, see [`crate::owner`].
     pub owner: u64,
     /// Number of the network namespace, 0 where namespaces are not told apart.
     pub netns: u32,
@@ -56,9 +55,6 @@ pub struct SeriesKey {
     /// Zero.
     pub _pad: [u16; 3],
 }
-
-/// Set in [`SeriesKey::owner`] where the rest is the number of a control group.
-pub const CGROUP: u64 = 1 << 63;
 
 /// How a connection ended: positions in [`Counters::closed`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,6 +8,7 @@ use aya_ebpf::{
 use probe_common::{
     conn::{self, Bucket},
     lost,
+    owner::{self, Name},
     packet::{FlowKey, Protocol, Traffic},
     series::{CORE_REASONS, DropKey, ResetKey, Row, SeriesKey},
 };
@@ -20,11 +21,17 @@ const NO_PREALLOC: usize = aya_ebpf::bindings::BPF_F_NO_PREALLOC as usize;
 #[btf_map]
 pub static ROW_OF: HashMap<SeriesKey, u32, 1024, 0> = HashMap::new();
 
-/// Numbers that user space gives to owners, by the number of their control
-/// group, so that groups of one name share their rows. Written by the collector,
-/// read by the TCP programs. Full: a group has rows of its own.
+/// Owners by the number of their control group. Written by the collector for
+/// groups that are there, by the control group programs for those that come and
+/// go; read by the TCP programs. Full: counted; a service does not get its name,
+/// or an owner has rows for each of its groups.
 #[btf_map]
-pub static OWNER_OF: HashMap<u64, u64, 4096, NO_PREALLOC> = HashMap::new();
+pub static OWNER_OF: HashMap<u64, u64, { owner::CGROUPS }, NO_PREALLOC> = HashMap::new();
+
+/// Owners by the path of a control group or the name of its folder. Written by
+/// the collector, read when a group comes. Full: as above.
+#[btf_map]
+pub static OWNER_BY: HashMap<Name, u64, { owner::NAMES }, NO_PREALLOC> = HashMap::new();
 
 /// Counters and histograms; the index is `row * shards + shard`. Written by the
 /// TCP programs with atomic adds, read by the collector through a mapping.

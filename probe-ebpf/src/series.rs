@@ -7,8 +7,9 @@ use aya_ebpf::{
 use probe_common::{
     hist,
     lost::{Cause, Hook},
+    owner::{self, CGROUP},
     series::{
-        CGROUP, Closed, Counters, Failed, Histogram, Kind, OVERFLOW_ROW, PEER_LOOPBACK, PEER_OTHER,
+        Closed, Counters, Failed, Histogram, Kind, OVERFLOW_ROW, PEER_LOOPBACK, PEER_OTHER,
         PEER_PRIVATE, PEER_PUBLIC, REASON_UNAVAILABLE, ResetKey, Retransmit, Row, SeriesKey, Side,
         TlsFailed,
     },
@@ -133,17 +134,16 @@ impl RowRef {
 /// The owner of a full socket, as a row's key has it.
 #[inline(always)]
 pub fn owner(sk: Sock) -> u64 {
-    if global!(CONFIG.key_owner) == 0 {
+    if global!(CONFIG.key_owner) == owner::NONE {
         return 0;
     }
     let cgroup = sk.cgroup();
-    if cgroup == 0 {
-        return 0;
-    }
     // SAFETY: the value is copied at once.
-    unsafe { OWNER_OF.get(&cgroup) }
-        .copied()
-        .unwrap_or(cgroup | CGROUP)
+    match unsafe { OWNER_OF.get(&cgroup) } {
+        Some(&owner) => owner,
+        None if global!(CONFIG.key_owner) == owner::BY_NAME && cgroup != 0 => cgroup | CGROUP,
+        None => 0,
+    }
 }
 
 /// The row of a connection, by its side and its socket's addresses and ports.

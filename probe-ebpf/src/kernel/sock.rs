@@ -9,7 +9,7 @@ use aya_ebpf::helpers::{
 
 use probe_common::layout::ABSENT;
 
-use super::load;
+use super::{cgroup::Cgroup, load};
 use crate::globals::{LAYOUT, global};
 
 /// `IPPROTO_TCP`.
@@ -118,13 +118,8 @@ impl Sock {
         if offset == ABSENT || matches!(self.state(), state::TIME_WAIT | state::NEW_SYN_RECV) {
             return 0;
         }
-        // SAFETY: BTF-typed pointers; see `load`.
-        unsafe {
-            let cgroup: *mut c_void = load(self.0, offset);
-            let folder = NonNull::new(cgroup)
-                .and_then(|cgroup| NonNull::new(load(cgroup, global!(LAYOUT.cgroup_kn))));
-            folder.map_or(0, |folder| load(folder, global!(LAYOUT.kn_id)))
-        }
+        // SAFETY: a BTF-typed pointer; see `load`.
+        Cgroup::new(unsafe { load(self.0, offset) }).map_or(0, Cgroup::id)
     }
 
     /// Remote port.

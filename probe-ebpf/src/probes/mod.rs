@@ -1,5 +1,6 @@
 //! The programs, one file for each family of hooks.
 
+mod cgroups;
 mod drops;
 mod holders;
 mod noop;
