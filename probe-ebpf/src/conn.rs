@@ -97,6 +97,24 @@ fn insert(sk: Sock) -> Option<&'static mut Conn> {
     place
 }
 
+/// Fills a place, word by word: for a row of zeros the compiler would call a
+/// function that writes single bytes.
+#[inline(always)]
+fn fill(place: &mut Conn, conn: Conn) {
+    const WORDS: usize = size_of::<Conn>() / 8;
+    // SAFETY: a `Conn` is that many words, without padding.
+    let words = unsafe { core::mem::transmute::<Conn, [u64; WORDS]>(conn) };
+    for (n, word) in words.into_iter().enumerate() {
+        // SAFETY: inside the place.
+        unsafe {
+            core::ptr::from_mut(place)
+                .cast::<u64>()
+                .add(n)
+                .write_volatile(word)
+        };
+    }
+}
+
 /// A handshake begins: the side is known from here on, and to a client when.
 #[inline(always)]
 pub fn begins(sk: Sock, side: Side) {
@@ -108,7 +126,7 @@ pub fn begins(sk: Sock, side: Side) {
     // SAFETY: as in `get`.
     let place = stale.or_else(|| unsafe { table::claim(sk.id()).as_mut() });
     if let Some(place) = place {
-        *place = Conn {
+        let conn = Conn {
             since_ns: match side {
                 Side::Client => now_ns(),
                 _ => 0,
@@ -120,6 +138,7 @@ pub fn begins(sk: Sock, side: Side) {
             side: side as u32,
             ..Conn::default()
         };
+        fill(place, conn);
     }
 }
 
@@ -212,7 +231,7 @@ pub fn established(tp: TcpSock, fallback: Side) -> *mut Conn {
     row.open(1);
     // `bytes_acked` of an active opener counts its SYN.
     let syn = u64::from(matches!(side, Side::Client));
-    *entry = Conn {
+    let conn = Conn {
         since_ns: now_ns,
         sent_bytes: syn,
         received_bytes: 0,
@@ -235,6 +254,7 @@ pub fn established(tp: TcpSock, fallback: Side) -> *mut Conn {
         write_seq: tp.write_seq(),
         ..Conn::default()
     };
+    fill(entry, conn);
     entry
 }
 
@@ -336,7 +356,7 @@ pub fn adopt(tp: TcpSock, netns: u32, state: u8, hook: Hook) -> Option<&'static 
         }
         return None;
     };
-    *place = conn;
+    fill(place, conn);
     if matches!(state, state::ESTABLISHED | state::CLOSE_WAIT)
         && let Some(row) = RowRef::get(number)
     {
