@@ -64,6 +64,7 @@ pub(crate) mod sample {
             side: "server".into(),
             svc: "ng\"in\\x\n".into(),
             peer: "public".into(),
+            ..TcpLabels::default()
         };
         Snapshot {
             schema: crate::snapshot::SCHEMA,

@@ -102,7 +102,7 @@ fn everything(test: &str, loss: Option<u32>) {
     // What open connections sent shows when they are visited: on a slow machine
     // some seconds later.
     let mut snapshot = daemon.snapshot();
-    for _ in 0..20 {
+    for _ in 0..60 {
         if truth::sum(&snapshot, "client", |one| one.sent_bytes) >= client.sent {
             break;
         }
@@ -136,7 +136,7 @@ fn everything(test: &str, loss: Option<u32>) {
         None => table.equal("half-open ones reset", reset, half_open),
         Some(_) => table.at_most("half-open ones reset", reset, half_open),
     }
-    table.allow(witness.hidden());
+    table.allow(witness.hidden() + truth::preempted(&snapshot));
     table.check();
 
     let number = held.len();
@@ -158,7 +158,7 @@ fn everything(test: &str, loss: Option<u32>) {
         sum(|one| one.duration.count()),
         opened,
     );
-    table.allow(witness.hidden());
+    table.allow(witness.hidden() + truth::preempted(&snapshot));
     table.check();
     daemon.stop();
     server.stop();

@@ -6,22 +6,20 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::{EbpfContext, macros::btf_tracepoint, programs::BtfTracePointContext};
 use probe_common::{
-    conn::{Conn, OPEN},
+    conn::{CLOSED, Conn, OPEN},
     lost::Hook,
     series::{Closed, Failed, Kind, Retransmit, Side},
 };
 
 use crate::{
     conn,
+    globals::global,
     kernel::{
         arg,
-        kfunc::uninterrupted,
         sock::{IPPROTO_TCP, Sock, TcpSock, state},
         watched,
     },
-    maps::ABORTED,
     series::{RowRef, row_of_sock},
     tls, turns,
 };
@@ -37,9 +35,16 @@ const EHOSTUNREACH: i32 = 113;
 const ENETUNREACH: i32 = 101;
 const ENETDOWN: i32 = 100;
 
-#[btf_tracepoint(function = "inet_sock_set_state")]
-fn sock_set_state(ctx: BtfTracePointContext) -> i32 {
-    let ctx: *const c_void = ctx.as_ptr();
+twins!(
+    "inet_sock_set_state",
+    sock_set_state,
+    sock_set_state2,
+    changes
+);
+twins!("tcp_destroy_sock", tcp_destroy, tcp_destroy2, destroyed);
+
+#[inline(always)]
+fn changes(ctx: *const c_void) {
     let (old, new) = (arg(ctx, 1) as u8, arg(ctx, 2) as u8);
     let tells = match new {
         state::SYN_SENT => true,
@@ -52,43 +57,45 @@ fn sock_set_state(ctx: BtfTracePointContext) -> i32 {
         _ => old == state::ESTABLISHED,
     };
     if !tells {
-        return 0;
+        return;
     }
     let Some(sk) = Sock::new(arg(ctx, 0) as *const c_void) else {
-        return 0;
+        return;
     };
     // The socket of MPTCP itself passes here too; its subflows are TCP.
     if sk.protocol() != IPPROTO_TCP {
-        return 0;
+        return;
     }
-    let netns = sk.netns();
-    if !watched(netns) {
-        return 0;
+    if global!(CONFIG.netns_len) != 0 && !watched(sk.netns()) {
+        return;
     }
-    uninterrupted(|| match new {
+    match new {
         state::SYN_SENT => conn::begins(sk, Side::Client),
         state::SYN_RECV => conn::begins(sk, Side::Server),
         _ => {
             if let Some(tp) = sk.tcp() {
-                moved(tp, old, new, netns);
+                moved(tp, old, new);
             }
         }
-    });
-    0
+    }
 }
 
 #[inline(always)]
-fn moved(tp: TcpSock, old: u8, new: u8, netns: u32) {
+fn moved(tp: TcpSock, old: u8, new: u8) {
     let fallback = match old {
         state::SYN_SENT => Side::Client,
         _ => Side::Server,
     };
+    if new == state::ESTABLISHED {
+        conn::established(tp, fallback);
+        return;
+    }
+    let conn = conn::get(tp.sock());
+    if conn.as_ref().is_some_and(|conn| conn::is_closed(conn)) {
+        return;
+    }
     match (old, new) {
-        (_, state::ESTABLISHED) => {
-            conn::established(tp, fallback);
-        }
         (state::SYN_SENT | state::SYN_RECV, _) => {
-            let conn = conn::get(tp.sock());
             // No SYN left, or a child could not be kept.
             let is_local = old == state::SYN_RECV || tp.snd_nxt() == tp.snd_una();
             let without_error = if is_local {
@@ -96,33 +103,30 @@ fn moved(tp: TcpSock, old: u8, new: u8, netns: u32) {
             } else {
                 Failed::Cancelled
             };
-            failed(conn, tp, without_error, fallback, netns);
+            failed(conn, tp, without_error, fallback);
         }
-        (_, state::CLOSE) => match conn::settled(tp) {
+        (_, state::CLOSE) => match conn::settle(tp, conn) {
             Some(conn) => closed(conn, tp, old),
-            None => closed_unknown(tp, old, netns),
+            None => closed_unknown(tp, old),
         },
         _ => {
-            if let Some(conn) = conn::settled(tp) {
+            if let Some(conn) = conn::settle(tp, conn) {
                 leaves_established(conn, tp, new);
             }
         }
     }
 }
 
-#[btf_tracepoint(function = "tcp_destroy_sock")]
-fn tcp_destroy(ctx: BtfTracePointContext) -> i32 {
-    let ctx: *const c_void = ctx.as_ptr();
-    let sk = arg(ctx, 0) as *const c_void;
-    uninterrupted(|| destroyed(sk));
-    0
-}
-
 #[inline(always)]
-fn destroyed(sk: *const c_void) {
-    // An entry outlives its socket only where the close was missed.
-    if let Some(sk) = Sock::new(sk)
-        && let Some(conn) = conn::get(sk)
+fn destroyed(ctx: *const c_void) {
+    let Some(sk) = Sock::new(arg(ctx, 0) as *const c_void) else {
+        return;
+    };
+    let Some(conn) = conn::get(sk) else {
+        return;
+    };
+    // Its close was missed.
+    if !conn::is_closed(conn)
         && let Some(tp) = sk.tcp()
     {
         if conn::is_connecting(conn) {
@@ -132,7 +136,7 @@ fn destroyed(sk: *const c_void) {
                 Side::Server => Failed::Local,
                 _ => Failed::Other,
             };
-            failed(Some(conn), tp, without_error, side, sk.netns());
+            failed(Some(conn), tp, without_error, side);
         } else {
             // Without an error both ends sent a FIN.
             let old = match tp.err() {
@@ -143,6 +147,7 @@ fn destroyed(sk: *const c_void) {
             closed(conn, tp, old);
         }
     }
+    conn::remove(sk);
 }
 
 fn failure(error: i32) -> Failed {
@@ -158,22 +163,16 @@ fn failure(error: i32) -> Failed {
 /// A handshake that came to nothing, `without_error` why if the socket has no
 /// error. `fallback` is the side where there is no entry.
 #[inline(always)]
-fn failed(
-    conn: Option<&'static mut Conn>,
-    tp: TcpSock,
-    without_error: Failed,
-    fallback: Side,
-    netns: u32,
-) {
+fn failed(conn: Option<&'static mut Conn>, tp: TcpSock, without_error: Failed, fallback: Side) {
     let side = conn.as_ref().map_or(fallback, |conn| conn::side(conn));
-    let number = row_of_sock(tp.sock(), side, netns, HOOK);
+    let number = row_of_sock(tp.sock(), side, tp.sock().netns(), HOOK);
     if let Some(row) = RowRef::get(number) {
         row.failed(match tp.err() {
             0 => without_error,
             error => failure(error),
         });
         // What a SYN's retransmission did not show: one that failed to be sent.
-        let known = conn.map_or(0, |conn| conn.retransmits);
+        let known = conn.as_ref().map_or(0, |conn| conn.retransmits);
         if matches!(side, Side::Client) {
             let unseen = tp.total_retrans().saturating_sub(known);
             if unseen != 0 {
@@ -181,7 +180,7 @@ fn failed(
             }
         }
     }
-    conn::remove(tp.sock());
+    conn::close(tp.sock(), conn);
 }
 
 /// ESTABLISHED to FIN_WAIT1 or CLOSE_WAIT: the last time that a single segment
@@ -228,18 +227,14 @@ fn closed(conn: &mut Conn, tp: TcpSock, old: u8) {
         row.closed(how(tp, old));
     }
     tls::closed(conn, how(tp, old));
-    if matches!(how(tp, old), Closed::ResetSent) {
-        // Its reset is sent after this and finds the entry gone.
-        let _ = ABORTED.insert(&tp.sock().id(), &conn.row, 0);
-    }
-    conn::remove(tp.sock());
+    conn.flags = CLOSED;
 }
 
 /// Closes a connection without an entry. Where one has found no place it was
 /// opened after the start: all that it did counts now, without its side.
 #[inline(never)]
-fn closed_unknown(tp: TcpSock, old: u8, netns: u32) {
-    let number = row_of_sock(tp.sock(), Side::Unknown, netns, HOOK);
+fn closed_unknown(tp: TcpSock, old: u8) {
+    let number = row_of_sock(tp.sock(), Side::Unknown, tp.sock().netns(), HOOK);
     let Some(row) = RowRef::get(number) else {
         return;
     };
@@ -249,4 +244,5 @@ fn closed_unknown(tp: TcpSock, old: u8, netns: u32) {
         conn::flush(&mut conn, tp, old, row);
         conn::flush_retransmits(&mut conn, tp, Retransmit::Other, row);
     }
+    conn::close(tp.sock(), conn::get(tp.sock()));
 }

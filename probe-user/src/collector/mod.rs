@@ -1,10 +1,13 @@
 //! The only code that touches maps: reads them once, at one moment, and makes a
 //! [`Snapshot`] of what they hold.
 
+mod holders;
 mod listeners;
 mod maps;
 mod names;
 mod own;
+pub mod owner_names;
+mod owners;
 mod rows;
 
 use std::{
@@ -21,12 +24,13 @@ use probe_common::{
     lost::{Cause, Hook},
     packet::{FlowKey, Protocol, Traffic},
     series::{CORE_REASONS, DropKey, OVERFLOW_ROW, ResetKey},
-    sock::SockRecord,
+    sock::{LISTEN, SockRecord},
 };
 
 use self::{
     listeners::{Counted, Listeners},
     names::Names,
+    owners::Processes,
     rows::Rows,
 };
 use crate::{
@@ -58,6 +62,8 @@ const HEALED: [&str; 3] = [
 const TOP_FLOWS: usize = 100;
 /// The visit of all sockets may take one part in so many of the time.
 const VISIT_SHARE: u32 = 100;
+/// But it is never longer ago than this.
+const VISIT_INTERVAL: Duration = Duration::from_secs(30);
 /// How often new network namespaces are looked for.
 const NETNS_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -79,6 +85,8 @@ pub struct Collector {
     connections: u64,
     start_seconds: f64,
     kernel: String,
+    /// Whether the kernel preempts programs on tracepoints.
+    preempts: bool,
     /// Keeps the measurement of run times on.
     _stats: Option<std::os::fd::OwnedFd>,
 }
@@ -103,7 +111,9 @@ impl Collector {
         let layout = layout::resolve(&own_btf)?;
         let modules = Path::new(VMLINUX).parent().unwrap_or(Path::new("/"));
         let reasons = Reasons::read(&own_btf, modules);
-        let kfuncs = Kfuncs::resolve(&own_btf, &own::kernel_release());
+        let kernel = own::kernel_release();
+        let preempts = own::preempts_programs(&kernel);
+        let kfuncs = Kfuncs::resolve(&own_btf);
         let send_after = !own_btf.has_tracepoint(TCP_SEND) && own_btf.has_tracepoint(SOCK_SEND);
         drop(own_btf);
         tracing::debug!("read the kernel's types");
@@ -118,6 +128,7 @@ impl Collector {
             config: ProbeConfig {
                 buckets: (config.connections.unwrap_or(CONNECTIONS) / BUCKET_CONNS as u32).max(1),
                 send_after: send_after.into(),
+                preempts: preempts.into(),
                 payload: kfuncs.reads_payload().into(),
                 ..probe_config(&namespaces, &names, &reasons, shards)
             },
@@ -133,9 +144,10 @@ impl Collector {
         let sizes = Sizes {
             flows: config.packets.flows,
         };
-        let host = loader::host(&btf, &globals, sizes, config.noop_programs, |loaded| {
+        let mut host = loader::host(&btf, &globals, sizes, config.noop_programs, |loaded| {
             prepare(loaded, &names)
         })?;
+        names.owners.tell(&mut host)?;
         let devices = attach_devices(config, &btf, &globals, &namespaces)?;
         let rows = Rows::new(&host, ROWS, shards)?;
         let mut collector = Self {
@@ -152,7 +164,8 @@ impl Collector {
             visit_cost: Duration::ZERO,
             connections: 0,
             start_seconds,
-            kernel: own::kernel_release(),
+            preempts,
+            kernel,
             _stats: stats,
         };
         tracing::debug!("loaded the programs");
@@ -174,7 +187,7 @@ impl Collector {
     /// The kernel refuses to read a map.
     pub fn snapshot(&mut self) -> anyhow::Result<Snapshot> {
         let begin = Instant::now();
-        if self.last_visit.elapsed() >= self.visit_cost * VISIT_SHARE {
+        if self.last_visit.elapsed() >= (self.visit_cost * VISIT_SHARE).min(VISIT_INTERVAL) {
             self.visit()?;
         }
         let mut snapshot = Snapshot {
@@ -184,11 +197,11 @@ impl Collector {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             ..Snapshot::default()
         };
-        self.rows.read(&self.host)?;
+        self.read_rows()?;
         snapshot.tcp = self.rows.series(&self.names);
         let (resets, reset_entries) = self.resets()?;
         snapshot.resets = resets;
-        snapshot.listeners = self.listeners.rows(&snapshot.tcp);
+        snapshot.listeners = self.listening(&snapshot.tcp);
         let (drops, drop_entries) = self.drops()?;
         snapshot.drops = drops;
         for device in &self.devices {
@@ -209,21 +222,57 @@ impl Collector {
     ///
     /// The kernel refuses to list sockets.
     pub fn connections(&mut self, limit: usize) -> anyhow::Result<Vec<Connection>> {
+        let listeners: Vec<SockRecord> = self.listeners.sockets().copied().collect();
+        self.names.owners.holders.walk(&mut self.host, &listeners);
         self.set_status(STATUS_REPORT, 1)?;
         let visited = self.visit();
         self.set_status(STATUS_REPORT, 0)?;
         let mut records = visited?;
-        records.retain(|record| record.state != probe_common::sock::LISTEN);
+        records.retain(|record| record.state != LISTEN);
         records.sort_by_key(|record| std::cmp::Reverse(record.sent_bytes + record.received_bytes));
         records.truncate(limit);
-        self.rows.read(&self.host)?;
+        self.read_rows()?;
         let now_ns = own::monotonic_ns();
-        Ok(records
-            .iter()
-            .map(|record| {
-                names::connection(record, self.rows.labels(record.row, &self.names), now_ns)
-            })
-            .collect())
+        let mut processes = Processes::new();
+        let connections = records.iter().map(|record| {
+            let listener = self.listeners.of(record);
+            let holders = &self.names.owners.holders;
+            // The last is of use while it waits for `accept()`.
+            let pids = [
+                holders.of(record),
+                Some(record.pid),
+                listener.and_then(|listener| holders.of(listener)),
+            ];
+            let pids = pids.into_iter().flatten();
+            let owner = self.names.owners.of_socket(record, pids, &mut processes);
+            let labels = self.rows.labels(record.row, &self.names);
+            names::connection(record, labels, owner, now_ns)
+        });
+        Ok(connections.collect())
+    }
+
+    /// Learns of new rows and of the names that they need.
+    fn read_rows(&mut self) -> anyhow::Result<()> {
+        if self.rows.read(&self.host)? {
+            let (names, rows) = (&mut self.names, &self.rows);
+            names.learn_namespaces(rows.keys().map(|key| key.netns));
+            let owners = rows.keys().map(|key| key.owner);
+            names.owners.learn(&mut self.host, owners)?;
+        }
+        Ok(())
+    }
+
+    /// The listeners by service, with their owners.
+    fn listening(&mut self, tcp: &[snapshot::TcpSeries]) -> Vec<snapshot::Listener> {
+        let sockets: Vec<SockRecord> = self.listeners.sockets().copied().collect();
+        let owners = &mut self.names.owners;
+        owners.holders.refresh(&mut self.host, &sockets);
+        let mut processes = Processes::new();
+        self.listeners.rows(tcp, |record| {
+            let pid = owners.holders.of(record);
+            let owner = owners.of_socket(record, pid, &mut processes);
+            names::listen_socket(record, owner)
+        })
     }
 
     fn set_status(&mut self, element: u32, value: u64) -> anyhow::Result<()> {
@@ -254,7 +303,7 @@ impl Collector {
                     let seen = maps::records(&bytes?);
                     let drops = counted.map(|counted| counted.listen_drops);
                     cookies |= counted.is_some_and(|counted| counted.cookies != 0);
-                    self.listeners.update(inum, &seen, drops, &self.names);
+                    self.listeners.update(inum, &seen, drops, &mut self.names);
                     records.extend(seen);
                 }
                 Err(error) => {
@@ -355,6 +404,7 @@ impl Collector {
     fn own(&self, snapshot: &mut Snapshot) -> anyhow::Result<()> {
         let loadeds = || std::iter::once(&self.host).chain(self.devices.iter().map(|d| &d.loaded));
         let mut lost: BTreeMap<(&str, &str), u64> = BTreeMap::new();
+        let mut skipped = BTreeMap::new();
         for loaded in loadeds() {
             let counts: Array<&MapData, u64> = loaded.map("LOST")?;
             for (h, hook) in Hook::NAMES.into_iter().enumerate() {
@@ -372,7 +422,8 @@ impl Collector {
                 }
                 // The kernel skips a program that is interrupted on its CPU by its own
                 // event. The life of a connection and its retransmissions are made up
-                // for by later events; the rest is lost.
+                // for by later events; the rest is lost, where there is no twin or
+                // that was skipped too.
                 let missed = facts.get("recursion_misses").copied().unwrap_or(0);
                 program.skipped = missed;
                 let hook = program
@@ -383,14 +434,21 @@ impl Collector {
                         "iter" => "iter_tcp",
                         _ => hook,
                     });
-                let is_healed = HEALED.contains(&hook);
+                // Where programs are preempted that may not be enough.
+                let is_healed = !self.preempts && HEALED.contains(&hook);
                 let hook = Hook::NAMES.into_iter().find(|&name| name == hook);
                 if let Some(hook) = hook.filter(|_| !is_healed) {
-                    *lost.entry((hook, "recursion")).or_default() += missed;
+                    let known = skipped.entry(hook).or_insert(missed);
+                    *known = missed.min(*known);
                 }
                 snapshot.programs.push(program);
             }
         }
+        lost.extend(
+            skipped
+                .into_iter()
+                .map(|(hook, count)| ((hook, "recursion"), count)),
+        );
         snapshot.lost = lost
             .into_iter()
             .map(|((hook, cause), count)| snapshot::Lost {
@@ -503,6 +561,7 @@ fn probe_config(
         rows: ROWS,
         shards,
         key_netns: u32::from(names.by_netns()),
+        key_owner: names.owners.mode(),
         peers: u32::from(!names.peers().is_empty()),
         groups: u32::from(!names.groups().is_empty()),
         netns_len: namespaces.len() as u32,
@@ -517,6 +576,7 @@ fn probe_config(
 
 /// Fills the maps that the programs read, before any of them runs.
 fn prepare(loaded: &mut Loaded, names: &Names) -> anyhow::Result<()> {
+    names.owners.tell(loaded)?;
     let mut next: Array<&mut MapData, u64> = loaded.map_mut("NEXT_ROW")?;
     next.set(0, u64::from(OVERFLOW_ROW + 1), 0)?;
     for (map, prefixes) in [("PEERS", names.peers()), ("GROUPS", names.groups())] {

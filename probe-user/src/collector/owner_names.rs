@@ -8,12 +8,10 @@ const UNITS: [&str; 5] = [".service", ".scope", ".socket", ".mount", ".swap"];
 pub fn owner(path: &str) -> Option<String> {
     let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
     let last = parts.last()?;
-    let above = std::iter::once("").chain(parts.iter().copied());
-    let container = parts
-        .iter()
-        .zip(above)
-        .rev()
-        .find_map(|(part, above)| container(part, above));
+    let container = (0..parts.len()).rev().find_map(|n| {
+        let above = n.checked_sub(1).map_or("", |above| parts[above]);
+        container(parts[n], above)
+    });
     let unit = || {
         let is_unit = |part: &&&str| UNITS.iter().any(|end| part.ends_with(end));
         parts.iter().rev().find(is_unit).map(|unit| (*unit).to_owned())

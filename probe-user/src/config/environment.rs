@@ -45,6 +45,8 @@ impl Config {
                 self.metrics.listen = Some(parse_listen(value).map_err(|e| anyhow!(e))?);
             }
             "EDGEPROBE_METRICS_MAX_SERIES" => self.metrics.max_series = number(value)?,
+            "EDGEPROBE_METRICS_OWNER_LABEL" => self.metrics.owner_label = boolean(value)?,
+            "EDGEPROBE_METRICS_NETNS_LABEL" => self.metrics.netns_label = boolean(value)?,
             "EDGEPROBE_PACKETS_XDP_MODE" => {
                 self.packets.xdp_mode = XdpMode::from_str(value, false)
                     .map_err(|_| anyhow!("{value:?} is not one of native, generic, auto"))?;
@@ -54,6 +56,12 @@ impl Config {
         }
         Ok(())
     }
+}
+
+fn boolean(value: &str) -> anyhow::Result<bool> {
+    value
+        .parse()
+        .map_err(|_| anyhow!("{value:?} is not one of true, false"))
 }
 
 fn number<T: std::str::FromStr<Err = std::num::ParseIntError>>(value: &str) -> anyhow::Result<T> {
@@ -104,6 +112,16 @@ mod tests {
             set("EDGEPROBE_METRICS_MAX_SERIES", "5").metrics.max_series,
             5
         );
+        assert!(
+            set("EDGEPROBE_METRICS_OWNER_LABEL", "true")
+                .metrics
+                .owner_label
+        );
+        assert!(
+            set("EDGEPROBE_METRICS_NETNS_LABEL", "true")
+                .metrics
+                .netns_label
+        );
         assert_eq!(
             set("EDGEPROBE_PACKETS_XDP_MODE", "native").packets.xdp_mode,
             XdpMode::Native
@@ -124,6 +142,8 @@ mod tests {
     fn a_bad_value_is_shown() {
         let error = apply("EDGEPROBE_METRICS_MAX_SERIES", "many").unwrap_err();
         assert!(error.contains("\"many\" is not a number"), "{error}");
+        let error = apply("EDGEPROBE_METRICS_OWNER_LABEL", "yes").unwrap_err();
+        assert!(error.contains("true, false"), "{error}");
         let error = apply("EDGEPROBE_PACKETS_XDP_MODE", "fast").unwrap_err();
         assert!(error.contains("native, generic, auto"), "{error}");
     }
