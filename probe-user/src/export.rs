@@ -126,6 +126,7 @@ pub(crate) mod sample {
                     sum_seconds: 0.5,
                     slots: vec![(300, 2)],
                 },
+                sockets: Vec::new(),
             }],
             drops: vec![Drop {
                 subsystem: "core".into(),
