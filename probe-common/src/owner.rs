@@ -24,5 +24,7 @@ pub type Name = [u8; NAME_LEN];
 
 /// Elements of the `OWNER_OF` map.
 pub const CGROUPS: usize = 16_384;
+/// Elements of the `PATH_OF` map, where owners go by name.
+pub const PATHS: u32 = 4096;
 /// Elements of the `OWNER_BY` map.
 pub const NAMES: usize = 1024;

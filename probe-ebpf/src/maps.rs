@@ -28,6 +28,12 @@ pub static ROW_OF: HashMap<SeriesKey, u32, 1024, 0> = HashMap::new();
 #[btf_map]
 pub static OWNER_OF: HashMap<u64, u64, { owner::CGROUPS }, NO_PREALLOC> = HashMap::new();
 
+/// Paths of control groups that have come, by their number, where owners go by
+/// name. Written when a group comes, read by the collector where it has gone
+/// already. Least recently used ones give way: such an owner is `unknown`.
+#[btf_map]
+pub static PATH_OF: LruHashMap<u64, Name, 1, 0> = LruHashMap::new();
+
 /// Owners by the path of a control group or the name of its folder. Written by
 /// the collector, read when a group comes. Full: as above.
 #[btf_map]

@@ -240,6 +240,14 @@ fn open(btf: &Btf, globals: &Globals, sizes: Option<Sizes>, devices: u32) -> any
         .map_max_entries("ROW_OF", sizes.map_or(1, |_| config.rows))
         .map_max_entries("CONNS", sizes.map_or(1, |_| config.buckets))
         .map_max_entries(
+            "PATH_OF",
+            if config.key_owner == owner::BY_NAME {
+                owner::PATHS
+            } else {
+                1
+            },
+        )
+        .map_max_entries(
             "CORE_DROPS",
             config.shards * CORE_REASONS * Protocol::NAMES.len() as u32,
         )

@@ -17,7 +17,7 @@ use crate::{
         cgroup::{Cgroup, text},
     },
     lost,
-    maps::{OWNER_BY, OWNER_OF},
+    maps::{OWNER_BY, OWNER_OF, PATH_OF},
 };
 
 #[btf_tracepoint(function = "cgroup_mkdir")]
@@ -30,6 +30,11 @@ fn cgroup_mkdir(ctx: BtfTracePointContext) -> i32 {
         let mut path: Name = [0; NAME_LEN];
         if text(arg(ctx, 1), &mut path) {
             owner |= owner_by(&path);
+            if global!(CONFIG.key_owner) == owner::BY_NAME
+                && PATH_OF.insert(&cgroup.id(), &path, 0).is_err()
+            {
+                lost::count(Hook::CgroupMkdir, Cause::MapFull);
+            }
         }
         if global!(CONFIG.key_owner) == owner::BY_SERVICE {
             let mut name: Name = [0; NAME_LEN];

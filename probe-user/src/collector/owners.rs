@@ -178,9 +178,13 @@ impl Owners {
             if self.paths.get(&id).is_some_and(|known| known.counts) {
                 continue;
             }
-            let path = self.path(id).map(ToOwned::to_owned);
+            let path = match self.path(id) {
+                Some(path) => Some(path.to_owned()),
+                None => path_of(loaded, id)?,
+            };
             if let Some(known) = self.paths.get_mut(&id) {
                 known.counts = true;
+                known.path.clone_from(&path);
             }
             let Some(path) = path else {
                 continue;
@@ -281,6 +285,16 @@ impl Owners {
             cgroup,
         }
     }
+}
+
+/// The path of a group that has come since the start and gone already.
+fn path_of(loaded: &Loaded, id: u64) -> anyhow::Result<Option<String>> {
+    let map: BpfHash<&MapData, u64, Name> = loaded.map("PATH_OF")?;
+    let Ok(name) = map.get(&id, 0) else {
+        return Ok(None);
+    };
+    let text = name.split(|&byte| byte == 0).next().unwrap_or_default();
+    Ok(Some(String::from_utf8_lossy(text).into_owned()))
 }
 
 /// A text as the programs hold it; `None` where it is empty or too long.
