@@ -26,7 +26,7 @@ pub enum Source {
 pub struct Entry {
     /// Where its value comes from.
     pub source: Source,
-    /// Size that the programs load, in bytes; 0 where only the position counts.
+    /// Size that the field must have, in bytes; 0 where only the position counts.
     pub size: u32,
     /// Whether the tool cannot run without it.
     pub required: bool,
@@ -154,14 +154,17 @@ layout! {
     skb_sk: Field("sk_buff.sk"), 8, required;
     /// `unsigned char *`, start of the buffer.
     skb_head: Field("sk_buff.head"), 8, required;
-    /// `unsigned char *`, start of the data.
-    skb_data: Field("sk_buff.data"), 8, required;
     /// `char[48]`; holds a `struct tcp_skb_cb` in TCP.
     skb_cb: Field("sk_buff.cb"), 48, required;
     /// `__u32`, sequence number of the first byte.
     cb_seq: Field("tcp_skb_cb.seq"), 4, required;
     /// `__u32`, sequence number after the last byte, a FIN counted.
     cb_end_seq: Field("tcp_skb_cb.end_seq"), 4, required;
+    /// `__u8` or `__u16`, flags of the TCP header; those that are read are in
+    /// the first byte of either.
+    cb_tcp_flags: Field("tcp_skb_cb.tcp_flags"), 0, required;
+    /// `unsigned int`, bytes from `data` on, those in fragments included.
+    skb_len: Field("sk_buff.len"), 4, required;
     /// `size_t`, bytes that a send is about.
     msg_count: Field("msghdr.msg_iter.count"), 8, required;
     /// `__be16`, the EtherType.
