@@ -41,6 +41,9 @@ pub struct Config {
     /// Connections that are remembered; [`CONNECTIONS`](crate::collector::CONNECTIONS)
     /// if absent.
     pub connections: Option<u32>,
+    /// Combinations of side, service and peer that are told apart, the overflow
+    /// counted; [`ROWS`](crate::collector::ROWS) if absent.
+    pub rows: Option<u32>,
 }
 
 /// The daemon itself.
@@ -215,6 +218,7 @@ impl Config {
         self.bpf_stats = args.bpf_stats;
         self.noop_programs = args.noop_programs;
         self.connections = args.connections;
+        self.rows = args.rows;
     }
 }
 
