@@ -142,6 +142,18 @@ layout! {
     rcv_ooopack: Field("tcp_sock.rcv_ooopack"), 4, required;
     /// `u32`, congestion window in segments.
     snd_cwnd: Field("tcp_sock.snd_cwnd"), 4, required;
+    /// `unsigned long`, number of a system call (x86-64 only).
+    orig_ax: Field("pt_regs.orig_ax"), 8, optional;
+    /// `struct files_struct *` of a process.
+    task_files: Field("task_struct.files"), 8, required;
+    /// `struct fdtable *`.
+    files_fdt: Field("files_struct.fdt"), 8, required;
+    /// `struct file **`, by descriptor.
+    fdtable_fd: Field("fdtable.fd"), 8, required;
+    /// `void *`; of a socket's file its `struct socket *`.
+    file_private_data: Field("file.private_data"), 8, required;
+    /// `struct sock *`.
+    socket_sk: Field("socket.sk"), 8, required;
     /// `u64`, time of the first SYN-ACK in microseconds, CLOCK_MONOTONIC.
     snt_synack: Field("tcp_request_sock.snt_synack"), 8, required;
     /// `unsigned int`, the number of a network namespace.

@@ -74,6 +74,9 @@ pub struct Metrics {
     pub listen: Option<SocketAddr>,
     /// Largest number of series; what does not fit is folded into `other`.
     pub max_series: usize,
+    /// Whether the time in the accept queue ends when `accept()` returns, at the
+    /// price of a program on every system call.
+    pub accept_queue_exact: bool,
 }
 
 impl Default for Metrics {
@@ -81,6 +84,7 @@ impl Default for Metrics {
         Self {
             listen: None,
             max_series: 10_000,
+            accept_queue_exact: false,
         }
     }
 }

@@ -129,6 +129,7 @@ impl Collector {
                 payload: kfuncs.reads_payload().into(),
                 ..probe_config(&namespaces, &names, &reasons, shards)
             },
+            accept_exit: config.metrics.accept_queue_exact,
             kfuncs,
         };
         let stats = if config.bpf_stats {
