@@ -113,6 +113,8 @@ mod tests {
             set("EDGEPROBE_METRICS_MAX_SERIES", "5").metrics.max_series,
             5
         );
+        let exact = set("EDGEPROBE_METRICS_ACCEPT_QUEUE_EXACT", "true");
+        assert!(exact.metrics.accept_queue_exact);
         assert_eq!(
             set("EDGEPROBE_PACKETS_XDP_MODE", "native").packets.xdp_mode,
             XdpMode::Native
@@ -135,5 +137,7 @@ mod tests {
         assert!(error.contains("\"many\" is not a number"), "{error}");
         let error = apply("EDGEPROBE_PACKETS_XDP_MODE", "fast").unwrap_err();
         assert!(error.contains("native, generic, auto"), "{error}");
+        let error = apply("EDGEPROBE_METRICS_ACCEPT_QUEUE_EXACT", "yes").unwrap_err();
+        assert!(error.contains("neither true nor false"), "{error}");
     }
 }

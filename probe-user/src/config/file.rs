@@ -130,6 +130,7 @@ snapshot_interval = "500ms"
 [metrics]
 listen = "127.0.0.1:9977"
 max_series = 20000
+accept_queue_exact = true
 
 [[service]]
 name = "nginx"
@@ -161,6 +162,7 @@ flows = 1000
             Some("127.0.0.1:9977".parse().unwrap())
         );
         assert_eq!(config.metrics.max_series, 20_000);
+        assert!(config.metrics.accept_queue_exact);
         assert_eq!(config.services[0].side, ServiceSide::Server);
         assert_eq!(config.services[0].ports, [80, 443]);
         assert_eq!(config.services[0].netns.as_deref(), Some("web1"));
