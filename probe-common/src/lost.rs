@@ -30,15 +30,17 @@ pub enum Hook {
     TcpSendmsgLocked = 11,
     /// `tp_btf/sock_send_length`.
     SockSendLength = 12,
+    /// `tp_btf/sys_exit`.
+    SysExit = 13,
     /// `tp_btf/cgroup_mkdir`.
-    CgroupMkdir = 13,
+    CgroupMkdir = 14,
     /// `tp_btf/cgroup_release`.
-    CgroupRelease = 14,
+    CgroupRelease = 15,
 }
 
 impl Hook {
     /// Label values of the hooks, in the order of the slots.
-    pub const NAMES: [&'static str; 15] = [
+    pub const NAMES: [&'static str; 16] = [
         "inet_sock_set_state",
         "tcp_probe",
         "tcp_retransmit_skb",
@@ -52,6 +54,7 @@ impl Hook {
         "tcp_rcv_space_adjust",
         "tcp_sendmsg_locked",
         "sock_send_length",
+        "sys_exit",
         "cgroup_mkdir",
         "cgroup_release",
     ];

@@ -117,6 +117,9 @@ pub const TCP_SEND: &str = "tcp_sendmsg_locked";
 /// Tells of a send when it has returned: for kernels without the other.
 pub const SOCK_SEND: &str = "sock_send_length";
 
+/// The program that sees `accept()` return, attached only where it is asked for.
+const ACCEPT: Hook = hook(["accept_exit", "noop_accept"], None, "sys_exit", false);
+
 /// Visits all sockets of a network namespace.
 pub const VISIT: &str = "tcp_visit";
 /// Visits all open files.
@@ -132,6 +135,8 @@ pub struct Sizes {
 /// What the programs are told.
 #[derive(Clone, Debug)]
 pub struct Globals {
+    /// Whether to watch system calls for the return of `accept()`.
+    pub accept_exit: bool,
     /// Kernel functions that they may call.
     pub kfuncs: Kfuncs,
     /// Where the kernel keeps its fields.
@@ -350,7 +355,8 @@ fn attach_all(
     let is_used = |hook: &&Hook| {
         hook.tracepoint != other_send && (owners || !CGROUPS.contains(&hook.tracepoint))
     };
-    for hook in HOOKS.iter().filter(is_used) {
+    let hooks = HOOKS.iter().filter(is_used);
+    for hook in hooks.chain(globals.accept_exit.then_some(&ACCEPT)) {
         let twin = hook.twin.filter(|_| globals.config.preempts != 0);
         let names = match noop {
             true => [Some(hook.noop), None],

@@ -21,6 +21,7 @@ macro_rules! twins {
     };
 }
 
+mod accepts;
 mod cgroups;
 mod drops;
 mod holders;

@@ -45,8 +45,11 @@ impl Config {
                 self.metrics.listen = Some(parse_listen(value).map_err(|e| anyhow!(e))?);
             }
             "EDGEPROBE_METRICS_MAX_SERIES" => self.metrics.max_series = number(value)?,
-            "EDGEPROBE_METRICS_OWNER_LABEL" => self.metrics.owner_label = boolean(value)?,
-            "EDGEPROBE_METRICS_NETNS_LABEL" => self.metrics.netns_label = boolean(value)?,
+            "EDGEPROBE_METRICS_ACCEPT_QUEUE_EXACT" => {
+                self.metrics.accept_queue_exact = flag(value)?;
+            }
+            "EDGEPROBE_METRICS_OWNER_LABEL" => self.metrics.owner_label = flag(value)?,
+            "EDGEPROBE_METRICS_NETNS_LABEL" => self.metrics.netns_label = flag(value)?,
             "EDGEPROBE_PACKETS_XDP_MODE" => {
                 self.packets.xdp_mode = XdpMode::from_str(value, false)
                     .map_err(|_| anyhow!("{value:?} is not one of native, generic, auto"))?;
@@ -58,10 +61,10 @@ impl Config {
     }
 }
 
-fn boolean(value: &str) -> anyhow::Result<bool> {
+fn flag(value: &str) -> anyhow::Result<bool> {
     value
         .parse()
-        .map_err(|_| anyhow!("{value:?} is not one of true, false"))
+        .with_context(|| format!("{value:?} is neither true nor false"))
 }
 
 fn number<T: std::str::FromStr<Err = std::num::ParseIntError>>(value: &str) -> anyhow::Result<T> {
@@ -112,6 +115,8 @@ mod tests {
             set("EDGEPROBE_METRICS_MAX_SERIES", "5").metrics.max_series,
             5
         );
+        let exact = set("EDGEPROBE_METRICS_ACCEPT_QUEUE_EXACT", "true");
+        assert!(exact.metrics.accept_queue_exact);
         assert!(
             set("EDGEPROBE_METRICS_OWNER_LABEL", "true")
                 .metrics
@@ -142,9 +147,9 @@ mod tests {
     fn a_bad_value_is_shown() {
         let error = apply("EDGEPROBE_METRICS_MAX_SERIES", "many").unwrap_err();
         assert!(error.contains("\"many\" is not a number"), "{error}");
-        let error = apply("EDGEPROBE_METRICS_OWNER_LABEL", "yes").unwrap_err();
-        assert!(error.contains("true, false"), "{error}");
         let error = apply("EDGEPROBE_PACKETS_XDP_MODE", "fast").unwrap_err();
         assert!(error.contains("native, generic, auto"), "{error}");
+        let error = apply("EDGEPROBE_METRICS_ACCEPT_QUEUE_EXACT", "yes").unwrap_err();
+        assert!(error.contains("neither true nor false"), "{error}");
     }
 }

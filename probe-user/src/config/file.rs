@@ -40,6 +40,7 @@ struct Metrics {
     #[serde(deserialize_with = "listen")]
     listen: Option<std::net::SocketAddr>,
     max_series: Option<usize>,
+    accept_queue_exact: Option<bool>,
     owner_label: Option<bool>,
     netns_label: Option<bool>,
 }
@@ -86,6 +87,10 @@ impl Config {
         );
         set(&mut self.metrics.listen, file.metrics.listen.map(Some));
         set(&mut self.metrics.max_series, file.metrics.max_series);
+        set(
+            &mut self.metrics.accept_queue_exact,
+            file.metrics.accept_queue_exact,
+        );
         set(&mut self.metrics.owner_label, file.metrics.owner_label);
         set(&mut self.metrics.netns_label, file.metrics.netns_label);
         set(&mut self.packets.interfaces, file.packets.interfaces);
@@ -129,6 +134,7 @@ snapshot_interval = "500ms"
 [metrics]
 listen = "127.0.0.1:9977"
 max_series = 20000
+accept_queue_exact = true
 owner_label = true
 netns_label = true
 
@@ -164,6 +170,7 @@ flows = 1000
             Some("127.0.0.1:9977".parse().unwrap())
         );
         assert_eq!(config.metrics.max_series, 20_000);
+        assert!(config.metrics.accept_queue_exact);
         assert!(config.metrics.owner_label && config.metrics.netns_label);
         assert_eq!(config.services[0].side, ServiceSide::Server);
         assert_eq!(

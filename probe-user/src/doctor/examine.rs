@@ -3,7 +3,9 @@
 use serde::Serialize;
 
 use super::facts::{Facts, Reading};
-use super::hooks::{ARGUMENTS, HOOKS, ITERATOR};
+use probe_common::kfunc::DYNPTR_FROM_SKB;
+
+use super::hooks::{ARGUMENTS, HOOKS, ITERATOR, PAYLOAD_LOST, SENDS, SENDS_LOST};
 use super::interfaces::Interface;
 use crate::kernel::btf::{self, Btf};
 use crate::kernel::layout;
@@ -345,6 +347,16 @@ fn hooks(btf: Option<&Btf>) -> Vec<Check> {
             }
         })
         .collect();
+    checks.push(match SENDS.iter().find(|name| btf.has_tracepoint(name)) {
+        Some(name) => Check::new(Group::Hooks, name, Status::Ok, "there"),
+        None => missing(SENDS[0]).lost(SENDS_LOST),
+    });
+    let payload = DYNPTR_FROM_SKB.name;
+    checks.push(if btf.has_func(payload) {
+        Check::new(Group::Hooks, payload, Status::Ok, "there")
+    } else {
+        missing(payload).lost(PAYLOAD_LOST)
+    });
     checks.push(if btf.has_func(ITERATOR) {
         Check::new(Group::Hooks, "iter/tcp", Status::Ok, "there").required()
     } else {

@@ -1,5 +1,7 @@
 //! The kernel hooks that the programs use, and what is lost without each.
 
+use crate::loader;
+
 /// A tracepoint.
 pub struct Hook {
     /// Its name.
@@ -61,8 +63,8 @@ pub const HOOKS: &[Hook] = &[
     },
     Hook {
         name: "tcp_destroy_sock",
-        required: false,
-        lost: "the few closes that interrupted another one on their CPU",
+        required: true,
+        lost: "when a connection can be forgotten",
     },
     Hook {
         name: "tcp_rcv_space_adjust",
@@ -70,6 +72,15 @@ pub const HOOKS: &[Hook] = &[
         lost: "the time in the accept queue up to the first read",
     },
 ];
+
+/// Tracepoints of which one is enough: a program sends.
+pub const SENDS: [&str; 2] = [loader::TCP_SEND, loader::SOCK_SEND];
+
+/// What is lost without any of [`SENDS`].
+pub const SENDS_LOST: &str = "the time to the first byte";
+
+/// What is lost without [`DYNPTR_FROM_SKB`](probe_common::kfunc::DYNPTR_FROM_SKB).
+pub const PAYLOAD_LOST: &str = "the duration of TLS handshakes";
 
 /// The iterator over TCP sockets; required.
 pub const ITERATOR: &str = "bpf_iter_tcp";
