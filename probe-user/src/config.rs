@@ -12,8 +12,8 @@ use anyhow::Context;
 use ipnet::IpNet;
 use serde::Deserialize;
 
-use crate::collector::owner_names::Pattern;
 use crate::cli::{CollectArgs, DEFAULT_SOCKET, DaemonArgs};
+use crate::collector::owner_names::Pattern;
 
 /// File that is read where none is named.
 pub const DEFAULT_FILE: &str = "/etc/edgeprobe/config.toml";

@@ -106,7 +106,12 @@ const HOOKS: [Hook; 13] = [
     ),
     hook(["sock_send", "noop_sock_send"], None, SOCK_SEND, false),
     hook(["cgroup_mkdir", "noop_cgroup_new"], None, CGROUPS[0], false),
-    hook(["cgroup_release", "noop_cgroup_end"], None, CGROUPS[1], false),
+    hook(
+        ["cgroup_release", "noop_cgroup_end"],
+        None,
+        CGROUPS[1],
+        false,
+    ),
 ];
 
 /// Tell of control groups that come and go: for where owners are told apart.
@@ -459,7 +464,9 @@ pub fn iterate(ebpf: &mut Ebpf, name: &str) -> anyhow::Result<Vec<u8>> {
         .program_mut(name)
         .context("the object has no such program")?;
     let program: &mut Iter = program.try_into()?;
-    let link = program.attach().with_context(|| format!("cannot attach {name}"))?;
+    let link = program
+        .attach()
+        .with_context(|| format!("cannot attach {name}"))?;
     let mut file = program
         .take_link(link)?
         .into_file()

@@ -218,9 +218,7 @@ pub struct Listener {
 }
 
 /// A listening socket.
-#[derive(
-    Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ListenSocket {
     /// Where it listens, `address:port` or `[address]:port`.
     pub local: String,

@@ -232,7 +232,9 @@ pub fn perform() {
 
 fn serve(address: SocketAddr, protocol: Protocol) {
     let listener = load::listen(address, protocol, 128).expect("a listener");
-    listener.set_nonblocking(false).expect("a blocking listener");
+    listener
+        .set_nonblocking(false)
+        .expect("a blocking listener");
     thread::spawn(move || {
         while let Ok((socket, _)) = listener.accept() {
             thread::spawn(move || TcpStream::from(socket).read_to_end(&mut Vec::new()));

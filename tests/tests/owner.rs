@@ -25,7 +25,13 @@ fn at(port: u16) -> [SocketAddr; 2] {
 }
 
 /// Local address (of a listener) or port of the server, owner, process, group.
-type Owned = (String, Option<String>, Option<u32>, Option<String>, Option<String>);
+type Owned = (
+    String,
+    Option<String>,
+    Option<u32>,
+    Option<String>,
+    Option<String>,
+);
 
 fn owned(place: &str, actor: &Actor, cgroup: &Cgroup) -> Owned {
     (
@@ -51,7 +57,13 @@ fn of_connection(one: Connection) -> Owned {
     } else {
         ("client", one.remote)
     };
-    (format!("{end} {address}"), one.owner, one.pid, one.process, one.cgroup)
+    (
+        format!("{end} {address}"),
+        one.owner,
+        one.pid,
+        one.process,
+        one.cgroup,
+    )
 }
 
 fn sockets(snapshot: Snapshot) -> BTreeSet<Owned> {
@@ -91,7 +103,10 @@ fn sockets_from_before_and_after_the_start_have_their_owners() {
         .flat_map(at)
         .map(|address| address.to_string())
         .collect();
-    let listeners = (addresses.iter().map(|place| owned(place, &server, &serving))).collect();
+    let listeners = (addresses
+        .iter()
+        .map(|place| owned(place, &server, &serving)))
+    .collect();
     expect("listeners", &listeners, || sockets(daemon.snapshot()));
     let connections: BTreeSet<Owned> = (addresses.iter())
         .flat_map(|place| {
@@ -252,7 +267,9 @@ fn a_service_is_found_by_its_control_group_and_by_its_unit() {
     let theirs = &counters - &before;
     let snapshot = daemon.snapshot();
     let by = |side: &str, svc: &str| {
-        opened(&snapshot, |one| one.labels.side == side && one.labels.svc == svc)
+        opened(&snapshot, |one| {
+            one.labels.side == side && one.labels.svc == svc
+        })
     };
     assert_eq!(by("server", "by-path"), 20);
     assert_eq!(by("server", "8080"), 5);
@@ -282,7 +299,9 @@ fn listeners_on_one_port_are_told_apart_by_their_addresses() {
     let pair = Pair::new();
     pair.server.ip("addr add 10.77.0.3/24 dev ep0");
     let groups = [Cgroup::new("one.service"), Cgroup::new("two.service")];
-    let mut servers = groups.each_ref().map(|cgroup| Actor::start(&pair.server, cgroup));
+    let mut servers = groups
+        .each_ref()
+        .map(|cgroup| Actor::start(&pair.server, cgroup));
     let places = ["10.77.0.1:8080", "10.77.0.3:8080"].map(|one| one.parse().expect("an address"));
     let (daemon, _folder) = configured(&pair.both(), "[metrics]\nowner_label = true\n");
     let calling = Cgroup::new("caller");

@@ -243,12 +243,7 @@ pub fn address(bytes: [u8; 16]) -> IpAddr {
 }
 
 /// A connection for people.
-pub fn connection(
-    record: &SockRecord,
-    labels: TcpLabels,
-    owner: Owner,
-    now_ns: u64,
-) -> Connection {
+pub fn connection(record: &SockRecord, labels: TcpLabels, owner: Owner, now_ns: u64) -> Connection {
     let seconds = |us: u32| f64::from(us) / 1e6;
     Connection {
         // The connection has these itself.

@@ -14,7 +14,11 @@ pub fn owner(path: &str) -> Option<String> {
     });
     let unit = || {
         let is_unit = |part: &&&str| UNITS.iter().any(|end| part.ends_with(end));
-        parts.iter().rev().find(is_unit).map(|unit| (*unit).to_owned())
+        parts
+            .iter()
+            .rev()
+            .find(is_unit)
+            .map(|unit| (*unit).to_owned())
     };
     Some(
         container
@@ -32,7 +36,11 @@ fn container(part: &str, above: &str) -> Option<String> {
         return Some(format!("{engine}-{}", &id[..12]));
     }
     if is_hex(name) {
-        let engine = if above == "docker" { above } else { "container" };
+        let engine = if above == "docker" {
+            above
+        } else {
+            "container"
+        };
         return Some(format!("{engine}-{}", &name[..12]));
     }
     let (allocation, task) = name.split_once('.').filter(|_| name != part)?;
@@ -93,20 +101,32 @@ mod tests {
             ("", None),
             ("/system.slice/nginx.service", Some("nginx.service")),
             ("/system.slice/docker.service/below", Some("docker.service")),
-            ("/user.slice/user-0.slice/session-3.scope", Some("session-3.scope")),
+            (
+                "/user.slice/user-0.slice/session-3.scope",
+                Some("session-3.scope"),
+            ),
             ("/system.slice/sshd.socket", Some("sshd.socket")),
             ("/user.slice", Some("user.slice")),
             ("/mine/of/my/own", Some("own")),
-            ("/system.slice/docker-HEX.scope", Some("docker-0123456789ab")),
+            (
+                "/system.slice/docker-HEX.scope",
+                Some("docker-0123456789ab"),
+            ),
             ("/docker/HEX", Some("docker-0123456789ab")),
             ("/docker/HEX/init.scope", Some("docker-0123456789ab")),
-            ("/kubepods/burstable/pod1/HEX", Some("container-0123456789ab")),
+            (
+                "/kubepods/burstable/pod1/HEX",
+                Some("container-0123456789ab"),
+            ),
             (
                 "/kubepods.slice/kubepods-pod1.slice/cri-containerd-HEX.scope",
                 Some("cri-containerd-0123456789ab"),
             ),
             ("/kubepods.slice/crio-HEX.scope", Some("crio-0123456789ab")),
-            ("/machine.slice/libpod-HEX.scope/container", Some("libpod-0123456789ab")),
+            (
+                "/machine.slice/libpod-HEX.scope/container",
+                Some("libpod-0123456789ab"),
+            ),
             (
                 "/nomad.slice/share.slice/8f3a1c2b-0000-4000-8000-0123456789ab.web.scope",
                 Some("nomad-8f3a1c2b-web"),
@@ -115,7 +135,10 @@ mod tests {
                 "/nomad.slice/8f3a1c2b-0000-4000-8000-0123456789ab.a.b.scope",
                 Some("nomad-8f3a1c2b-a.b"),
             ),
-            ("/x/8f3a1c2b-0000-4000-8000-0123456789ab", Some("8f3a1c2b-0000-4000-8000-0123456789ab")),
+            (
+                "/x/8f3a1c2b-0000-4000-8000-0123456789ab",
+                Some("8f3a1c2b-0000-4000-8000-0123456789ab"),
+            ),
             ("/docker/short", Some("short")),
         ] {
             let path = path.replace("HEX", HEX);

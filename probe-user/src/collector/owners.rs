@@ -173,7 +173,9 @@ impl Owners {
         if self.mode != BY_NAME {
             return Ok(());
         }
-        let ids = keys.filter(|key| key & CGROUP != 0).map(|key| key & !CGROUP);
+        let ids = keys
+            .filter(|key| key & CGROUP != 0)
+            .map(|key| key & !CGROUP);
         for id in ids {
             if self.paths.get(&id).is_some_and(|known| known.counts) {
                 continue;
@@ -198,7 +200,11 @@ impl Owners {
             // Where they are full it has rows of its own.
             let mut map: BpfHash<&mut MapData, u64, u64> = loaded.map_mut("OWNER_OF")?;
             let _ = map.insert(&id, &number, 0);
-            if self.hierarchy.as_ref().is_some_and(|all| all.path(id).is_none()) {
+            if self
+                .hierarchy
+                .as_ref()
+                .is_some_and(|all| all.path(id).is_none())
+            {
                 // The program that would have removed it may have come before.
                 let _ = map.remove(&id);
             }

@@ -106,11 +106,10 @@ pub fn names() -> HashMap<u32, String> {
         .collect();
     // Of several names of one the first stays.
     named.sort_by(|a, b| b.cmp(a));
-    let mut names: HashMap<u32, String> = named
-        .into_iter()
-        .map(|(name, inum)| (inum, name))
-        .collect();
-    let host = linked(Path::new("/proc/1/ns/net")).or_else(|| linked(Path::new("/proc/self/ns/net")));
+    let mut names: HashMap<u32, String> =
+        named.into_iter().map(|(name, inum)| (inum, name)).collect();
+    let host =
+        linked(Path::new("/proc/1/ns/net")).or_else(|| linked(Path::new("/proc/self/ns/net")));
     names.extend(host.map(|inum| (inum, "host".to_owned())));
     names
 }

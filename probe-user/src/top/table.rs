@@ -145,7 +145,9 @@ impl Table {
                 && (self.rows.iter()).all(|row| row[column] == Value::Missing)
             {
                 self.headings.remove(column);
-                self.rows.iter_mut().for_each(|row| drop(row.remove(column)));
+                self.rows
+                    .iter_mut()
+                    .for_each(|row| drop(row.remove(column)));
                 self.sort = self.sort.map(|sort| sort - usize::from(sort > column));
             }
         }

@@ -7,8 +7,8 @@ use super::delta::Delta;
 use super::format::Value;
 use super::table::{Basis, Column, Table, columns};
 use crate::snapshot::{
-    Connection, Device, DeviceTraffic, Drop, Histogram, ListenSocket, Listener, Lost, MapUse, PacketFlow,
-    Program, Reset, Snapshot, TcpSeries,
+    Connection, Device, DeviceTraffic, Drop, Histogram, ListenSocket, Listener, Lost, MapUse,
+    PacketFlow, Program, Reset, Snapshot, TcpSeries,
 };
 
 /// What the tables are made of.
