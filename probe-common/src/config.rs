@@ -16,6 +16,8 @@ pub struct ProbeConfig {
     pub places: u32,
     /// 1 where network namespaces are part of the key.
     pub key_netns: u32,
+    /// How the owners of sockets are part of the key, see [`crate::owner`].
+    pub key_owner: u32,
     /// 1 where peer groups are configured.
     pub peers: u32,
     /// 1 where services are narrowed by address.

@@ -16,6 +16,7 @@ pub static CONFIG: ProbeConfig = ProbeConfig {
     shards: 1,
     places: 1,
     key_netns: 0,
+    key_owner: 0,
     peers: 0,
     groups: 0,
     netns_len: 0,

@@ -8,6 +8,7 @@ use aya_ebpf::{
 use probe_common::{
     conn::{self, Conn},
     lost,
+    owner::{self, Name},
     packet::{FlowKey, Protocol, Traffic},
     series::{CORE_REASONS, DropKey, ResetKey, Row, SeriesKey},
 };
@@ -19,6 +20,24 @@ const NO_PREALLOC: usize = aya_ebpf::bindings::BPF_F_NO_PREALLOC as usize;
 /// by the collector. Full: the combination counts in the overflow row.
 #[btf_map]
 pub static ROW_OF: HashMap<SeriesKey, u32, 1024, 0> = HashMap::new();
+
+/// Owners by the number of their control group. Written by the collector for
+/// groups that are there, by the control group programs for those that come and
+/// go; read by the TCP programs. Full: counted; a service does not get its name,
+/// or an owner has rows for each of its groups.
+#[btf_map]
+pub static OWNER_OF: HashMap<u64, u64, { owner::CGROUPS }, NO_PREALLOC> = HashMap::new();
+
+/// Paths of control groups that have come, by their number, where owners go by
+/// name. Written when a group comes, read by the collector where it has gone
+/// already. Least recently used ones give way: such an owner is `unknown`.
+#[btf_map]
+pub static PATH_OF: LruHashMap<u64, Name, 1, 0> = LruHashMap::new();
+
+/// Owners by the path of a control group or the name of its folder. Written by
+/// the collector, read when a group comes. Full: as above.
+#[btf_map]
+pub static OWNER_BY: HashMap<Name, u64, { owner::NAMES }, NO_PREALLOC> = HashMap::new();
 
 /// Counters and histograms; the index is `row * shards + shard`. Written by the
 /// TCP programs with atomic adds, read by the collector through a mapping.

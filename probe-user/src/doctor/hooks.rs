@@ -71,6 +71,17 @@ pub const HOOKS: &[Hook] = &[
         required: false,
         lost: "the time in the accept queue up to the first read",
     },
+    Hook {
+        name: "cgroup_mkdir",
+        required: false,
+        lost: "a service's name, by \"cgroup\" or \"unit\", for units that are started later; rows \
+               that owners of one name share",
+    },
+    Hook {
+        name: "cgroup_release",
+        required: false,
+        lost: "room for new control groups once many have come and gone",
+    },
 ];
 
 /// Tracepoints of which one is enough: a program sends.
@@ -84,6 +95,19 @@ pub const PAYLOAD_LOST: &str = "the duration of TLS handshakes";
 
 /// The iterator over TCP sockets; required.
 pub const ITERATOR: &str = "bpf_iter_tcp";
+
+/// The iterator over open files.
+pub const HOLDERS: &str = "bpf_iter_task_file";
+
+/// What is lost without [`HOLDERS`].
+pub const HOLDERS_LOST: &str = "the processes of listeners and of accepted connections";
+
+/// Where a socket keeps its owner.
+pub const OWNER: &str = "sock.sk_cgrp_data.cgroup";
+
+/// What is lost without [`OWNER`], or without a mount of cgroup v2.
+pub const OWNER_LOST: &str = "units and containers as owners of sockets, and services by \"cgroup\" or \
+                              \"unit\"; the process is still shown";
 
 /// Arguments that are used where they are there.
 pub const ARGUMENTS: &[Argument] = &[

@@ -35,6 +35,7 @@ fn labels(side: &str, svc: &str, peer: &str) -> TcpLabels {
         side: side.to_owned(),
         svc: svc.to_owned(),
         peer: peer.to_owned(),
+        ..TcpLabels::default()
     }
 }
 
@@ -140,6 +141,14 @@ pub fn snapshot() -> Snapshot {
                 accept_queue_length: 17,
                 accept_queue_limit: 511,
                 accept_queue: histogram(&[(90, 1_234_567)]),
+                sockets: vec![ListenSocket {
+                    local: "0.0.0.0:443".to_owned(),
+                    netns: 4_026_531_840,
+                    owner: Some("nginx.service".to_owned()),
+                    pid: Some(1400),
+                    process: Some("nginx".to_owned()),
+                    cgroup: Some("/system.slice/nginx.service".to_owned()),
+                }],
             },
         ],
         drops: vec![
@@ -185,6 +194,10 @@ pub fn snapshot() -> Snapshot {
                 remote: "198.51.100.7:51334".to_owned(),
                 state: "ESTABLISHED".to_owned(),
                 netns: 4_026_531_840,
+                owner: Some("nginx.service".to_owned()),
+                pid: Some(1412),
+                process: Some("nginx".to_owned()),
+                cgroup: Some("/system.slice/nginx.service".to_owned()),
                 age_seconds: Some(74.0),
                 srtt_seconds: 0.0123,
                 min_rtt_seconds: Some(0.0119),
@@ -199,6 +212,10 @@ pub fn snapshot() -> Snapshot {
                 remote: "[2001:db8:ffff:ffff:ffff:ffff:ffff:fffe]:40022".to_owned(),
                 state: "CLOSE_WAIT".to_owned(),
                 netns: 4_026_531_840,
+                owner: None,
+                pid: None,
+                process: None,
+                cgroup: None,
                 age_seconds: None,
                 srtt_seconds: 0.0,
                 min_rtt_seconds: None,
