@@ -13,7 +13,7 @@ pub struct ProbeConfig {
     /// Shards of a row, a power of two; a CPU writes to its number modulo this.
     pub shards: u32,
     /// Elements of the `CONNS` map.
-    pub buckets: u32,
+    pub places: u32,
     /// 1 where network namespaces are part of the key.
     pub key_netns: u32,
     /// How the owners of sockets are part of the key, see [`crate::owner`].

@@ -16,6 +16,8 @@
 //! effect when it is done twice for one event. That is why an entry stays until
 //! its socket goes: it tells that the close has been counted.
 
+use core::mem::offset_of;
+
 use aya_ebpf::helpers::generated::{bpf_get_current_pid_tgid, bpf_ktime_get_ns};
 use probe_common::{
     conn::{
@@ -129,20 +131,23 @@ fn insert(sk: Sock) -> Option<&'static mut Conn> {
 }
 
 /// Fills a place, word by word: for a row of zeros the compiler would call a
-/// function that writes single bytes.
+/// function that writes single bytes. Whose the place is stays.
 #[inline(always)]
 fn fill(place: &mut Conn, conn: Conn) {
     const WORDS: usize = size_of::<Conn>() / 8;
+    const KEPT: [usize; 2] = [offset_of!(Conn, socket) / 8, offset_of!(Conn, spilled) / 8];
     // SAFETY: a `Conn` is that many words, without padding.
     let words = unsafe { core::mem::transmute::<Conn, [u64; WORDS]>(conn) };
     for (n, word) in words.into_iter().enumerate() {
-        // SAFETY: inside the place.
-        unsafe {
-            core::ptr::from_mut(place)
-                .cast::<u64>()
-                .add(n)
-                .write_volatile(word)
-        };
+        if !KEPT.contains(&n) {
+            // SAFETY: inside the place.
+            unsafe {
+                core::ptr::from_mut(place)
+                    .cast::<u64>()
+                    .add(n)
+                    .write_volatile(word);
+            }
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use probe_common::{
-    conn::{self, Bucket},
+    conn::{self, Conn},
     lost,
     owner::{self, Name},
     packet::{FlowKey, Protocol, Traffic},
@@ -48,14 +48,13 @@ pub static ROWS: Array<Row, 1, MMAPABLE> = Array::new();
 #[btf_map]
 pub static NEXT_ROW: Array<u64, 1, 0> = Array::new();
 
-/// Connections, a hash table of the sockets in buckets, see [`Bucket`]. Written
-/// by the TCP programs under the socket's lock, from the SYN on until the socket
-/// goes.
-/// Both buckets full: the connection is counted when it closes, with side
+/// Connections, a hash table of the sockets, see [`Conn`]. Written by the TCP
+/// programs under the socket's lock, from the SYN on until the socket goes.
+/// Places taken: the connection is counted when it closes, with side
 /// `unknown`. Can be mapped, though nobody does: its elements then begin at
 /// cache lines.
 #[btf_map]
-pub static CONNS: Array<Bucket, 1, MMAPABLE> = Array::new();
+pub static CONNS: Array<Conn, 1, MMAPABLE> = Array::new();
 
 /// How things stand, see [`STATUS_FULL`](probe_common::conn::STATUS_FULL) and
 /// the next. Written by the TCP programs and by the collector, read by the TCP

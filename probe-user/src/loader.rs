@@ -250,7 +250,7 @@ fn open(btf: &Btf, globals: &Globals, sizes: Option<Sizes>, devices: u32) -> any
         .override_global("CONFIG", &config, true)
         .map_max_entries("ROWS", rows)
         .map_max_entries("ROW_OF", sizes.map_or(1, |_| config.rows))
-        .map_max_entries("CONNS", sizes.map_or(1, |_| config.buckets))
+        .map_max_entries("CONNS", sizes.map_or(1, |_| config.places))
         .map_max_entries("OWNER_OF", entries(owners, owner::CGROUPS as u32))
         .map_max_entries("OWNER_BY", entries(owners, owner::NAMES as u32))
         .map_max_entries(

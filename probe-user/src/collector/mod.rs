@@ -20,7 +20,7 @@ use anyhow::Context as _;
 use aya::maps::{Array, HashMap as BpfHash, MapData, lpm_trie::LpmTrie};
 use probe_common::{
     config::{MAX_NETNS, ProbeConfig},
-    conn::{BUCKET_CONNS, STATUS_COMPLETE, STATUS_COOKIES, STATUS_REPORT},
+    conn::{STATUS_COMPLETE, STATUS_COOKIES, STATUS_REPORT},
     lost::{Cause, Hook},
     packet::{FlowKey, Protocol, Traffic},
     series::{CORE_REASONS, DropKey, OVERFLOW_ROW, ResetKey},
@@ -127,7 +127,7 @@ impl Collector {
             layout,
             config: ProbeConfig {
                 rows: config.rows.unwrap_or(ROWS),
-                buckets: (config.connections.unwrap_or(CONNECTIONS) / BUCKET_CONNS as u32).max(1),
+                places: config.connections.unwrap_or(CONNECTIONS).max(1),
                 send_after: send_after.into(),
                 preempts: preempts.into(),
                 payload: kfuncs.reads_payload().into(),
@@ -463,11 +463,7 @@ impl Collector {
             ("ROWS", self.rows.used_entries()),
             ("CONNS", self.connections),
         ] {
-            let mut usage = maps::usage(&self.host, map, entries);
-            if map == "CONNS" {
-                usage.capacity *= BUCKET_CONNS as u64;
-            }
-            snapshot.maps.push(usage);
+            snapshot.maps.push(maps::usage(&self.host, map, entries));
         }
         for (device, read) in self.devices.iter().zip(&snapshot.devices) {
             let mut usage = maps::usage(&device.loaded, "FLOWS", read.flows);
