@@ -242,6 +242,8 @@ fn open(btf: &Btf, globals: &Globals, sizes: Option<Sizes>, devices: u32) -> any
     // One object serves the hooks of the whole host and each device. Where a
     // map has no use it shrinks to one entry.
     let rows = sizes.map_or(1, |_| config.rows * config.shards);
+    let entries = |has_use: bool, full: u32| if has_use { full } else { 1 };
+    let owners = sizes.is_some() && config.key_owner != owner::NONE;
     EbpfLoader::new()
         .btf(Some(btf))
         .override_global("LAYOUT", &globals.layout, true)
@@ -249,13 +251,11 @@ fn open(btf: &Btf, globals: &Globals, sizes: Option<Sizes>, devices: u32) -> any
         .map_max_entries("ROWS", rows)
         .map_max_entries("ROW_OF", sizes.map_or(1, |_| config.rows))
         .map_max_entries("CONNS", sizes.map_or(1, |_| config.places))
+        .map_max_entries("OWNER_OF", entries(owners, owner::CGROUPS as u32))
+        .map_max_entries("OWNER_BY", entries(owners, owner::NAMES as u32))
         .map_max_entries(
             "PATH_OF",
-            if config.key_owner == owner::BY_NAME {
-                owner::PATHS
-            } else {
-                1
-            },
+            entries(owners && config.key_owner == owner::BY_NAME, owner::PATHS),
         )
         .map_max_entries(
             "CORE_DROPS",
