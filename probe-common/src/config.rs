@@ -26,6 +26,10 @@ pub struct ProbeConfig {
     pub netns: [u32; MAX_NETNS],
     /// This kernel's `SKB_DROP_REASON_NOT_SPECIFIED`.
     pub reason_not_specified: u32,
+    /// 1 where sends are seen when they have returned, not when they begin.
+    pub send_after: u32,
+    /// 1 where the payload of segments can be read.
+    pub payload: u32,
 }
 
 // SAFETY: `u32` members only, without padding.

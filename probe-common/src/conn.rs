@@ -4,14 +4,10 @@
 pub const CONNECTING: u32 = 1;
 /// The connection counts as open.
 pub const OPEN: u32 = 2;
-/// The program has been seen to use the socket: it was accepted.
-pub const USED: u32 = 4;
-/// A request has passed, and the first byte of its answer has not.
-pub const TURN: u32 = 8;
 /// The receive window was closed when it was last looked at.
-pub const ZERO_WINDOW: u32 = 16;
-/// The listener had lately to answer with SYN cookies.
-pub const MAYBE_COOKIE: u32 = 32;
+pub const ZERO_WINDOW: u32 = 4;
+/// The listener has had to answer with SYN cookies.
+pub const MAYBE_COOKIE: u32 = 8;
 
 /// Connections in a [`Bucket`]: with `spilled` their numbers fill a cache line.
 pub const BUCKET_CONNS: usize = 7;
@@ -42,6 +38,10 @@ pub const STATUS_COMPLETE: u32 = 1;
 /// Element of the `STATUS` map: 1 while a visit of all sockets is to report the
 /// connections.
 pub const STATUS_REPORT: u32 = 3;
+/// Element of the `STATUS` map: 1 once a SYN cookie has come back.
+pub const STATUS_COOKIES: u32 = 4;
+/// Elements of the `STATUS` map.
+pub const STATUS_LEN: usize = 5;
 /// Element of the `STATUS` map: 0 for ever, which the verifier does not know.
 pub const STATUS_ZERO: u32 = 2;
 
@@ -77,8 +77,9 @@ pub struct Conn {
     pub out_of_order: u32,
     /// A [`crate::series::Side`].
     pub side: u32,
-    /// When the request passed whose answer is awaited, see [`TURN`], in
-    /// nanoseconds of CLOCK_MONOTONIC.
+    /// When the request passed whose answer is awaited, in nanoseconds of
+    /// CLOCK_MONOTONIC; 0 where none is. Written outside the socket's lock too,
+    /// on kernels that tell of a send when it has returned.
     pub turn_ns: u64,
     /// When the ClientHello passed, likewise; 0 where it has not.
     pub tls_ns: u64,
@@ -93,8 +94,11 @@ pub struct Conn {
     pub tls: u32,
     /// `write_seq` when a send was last seen.
     pub write_seq: u32,
+    /// 1 once the program has been seen to use the socket: it was accepted.
+    /// Written like [`Self::turn_ns`].
+    pub used: u32,
     /// Zero.
-    pub _pad: [u64; 3],
+    pub _pad: [u32; 5],
 }
 
 const _: () = assert!(size_of::<Conn>() == 128);

@@ -83,6 +83,12 @@ layout! {
     skc_flags: Field("sock_common.skc_flags"), 8, required;
     /// `u16`, an IP protocol number.
     sk_protocol: Field("sock.sk_protocol"), 2, required;
+    /// `struct socket *`; null for a connection that waits for `accept()`.
+    sk_socket: Field("sock.sk_socket"), 8, required;
+    /// Bit field, whether the socket shares its port with others.
+    skc_reuseport: Bits("sock_common.skc_reuseport"), 1, required;
+    /// `int`; of a listener when its SYN queue overflowed, in jiffies.
+    ts_recent_stamp: Field("tcp_sock.rx_opt.ts_recent_stamp"), 4, required;
     /// `int`, a positive error number.
     sk_err: Field("sock.sk_err"), 4, required;
     /// `atomic_t`, packets dropped on this socket.
@@ -117,6 +123,12 @@ layout! {
     snd_una: Field("tcp_sock.snd_una"), 4, required;
     /// `u32`, end of the data written.
     write_seq: Field("tcp_sock.write_seq"), 4, required;
+    /// `u32`, the receive window in bytes.
+    rcv_wnd: Field("tcp_sock.rcv_wnd"), 4, required;
+    /// `u32`, next sequence number expected.
+    rcv_nxt: Field("tcp_sock.rcv_nxt"), 4, required;
+    /// `u64`, when a segment was last sent, in nanoseconds.
+    tcp_wstamp_ns: Field("tcp_sock.tcp_wstamp_ns"), 8, required;
     /// `u32`, segments received.
     segs_in: Field("tcp_sock.segs_in"), 4, required;
     /// `u32`, segments sent.
@@ -139,6 +151,16 @@ layout! {
     skb_sk: Field("sk_buff.sk"), 8, required;
     /// `unsigned char *`, start of the buffer.
     skb_head: Field("sk_buff.head"), 8, required;
+    /// `unsigned char *`, start of the data.
+    skb_data: Field("sk_buff.data"), 8, required;
+    /// `char[48]`; holds a `struct tcp_skb_cb` in TCP.
+    skb_cb: Field("sk_buff.cb"), 48, required;
+    /// `__u32`, sequence number of the first byte.
+    cb_seq: Field("tcp_skb_cb.seq"), 4, required;
+    /// `__u32`, sequence number after the last byte, a FIN counted.
+    cb_end_seq: Field("tcp_skb_cb.end_seq"), 4, required;
+    /// `size_t`, bytes that a send is about.
+    msg_count: Field("msghdr.msg_iter.count"), 8, required;
     /// `__be16`, the EtherType.
     skb_protocol: Field("sk_buff.protocol"), 2, required;
     /// `__u16`, offset of the network header from `head`.

@@ -9,6 +9,7 @@
 pub mod config;
 pub mod conn;
 pub mod hist;
+pub mod kfunc;
 pub mod layout;
 pub mod lost;
 pub mod packet;

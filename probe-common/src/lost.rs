@@ -24,11 +24,17 @@ pub enum Hook {
     IterTcp = 8,
     /// `tp_btf/tcp_destroy_sock`.
     TcpDestroySock = 9,
+    /// `tp_btf/tcp_rcv_space_adjust`.
+    TcpRcvSpaceAdjust = 10,
+    /// `tp_btf/tcp_sendmsg_locked`.
+    TcpSendmsgLocked = 11,
+    /// `tp_btf/sock_send_length`.
+    SockSendLength = 12,
 }
 
 impl Hook {
     /// Label values of the hooks, in the order of the slots.
-    pub const NAMES: [&'static str; 10] = [
+    pub const NAMES: [&'static str; 13] = [
         "inet_sock_set_state",
         "tcp_probe",
         "tcp_retransmit_skb",
@@ -39,6 +45,9 @@ impl Hook {
         "xdp",
         "iter_tcp",
         "tcp_destroy_sock",
+        "tcp_rcv_space_adjust",
+        "tcp_sendmsg_locked",
+        "sock_send_length",
     ];
 }
 

@@ -11,9 +11,13 @@
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use probe_common::{
-    conn::{CONNECTING, Conn, OPEN, STATUS_COMPLETE, STATUS_FULL},
+    conn::{
+        CONNECTING, Conn, MAYBE_COOKIE, OPEN, STATUS_COMPLETE, STATUS_COOKIES, STATUS_FULL,
+        ZERO_WINDOW,
+    },
     lost::{Cause, Hook},
     series::{Closed, Kind, Retransmit, Side},
+    tls,
 };
 
 use crate::{
@@ -109,11 +113,31 @@ pub fn begins(sk: Sock, side: Side) {
                 Side::Client => now_ns(),
                 _ => 0,
             },
-            flags: CONNECTING,
+            flags: match side {
+                Side::Server if may_send_cookies(sk) => CONNECTING | MAYBE_COOKIE,
+                _ => CONNECTING,
+            },
             side: side as u32,
             ..Conn::default()
         };
     }
+}
+
+/// Whether the listener that a child is still a copy of may answer with SYN
+/// cookies.
+#[inline(always)]
+fn may_send_cookies(child: Sock) -> bool {
+    child.tcp().is_some_and(|copy| {
+        copy.syn_queue_overflow() != 0 || (copy.shares_port() && status(STATUS_COOKIES))
+    })
+}
+
+/// Whether a handshake was completed with a SYN cookie. The kernel then takes
+/// its time from timestamps of whole milliseconds, or not at all
+/// (`tcp_input.c:tcp_ack_update_rtt`), while it times others in microseconds.
+#[inline(always)]
+fn is_cookie(tp: TcpSock) -> bool {
+    (tp.srtt() >> 3).is_multiple_of(1000)
 }
 
 /// Neither the close nor the end of a socket was seen, and its address is in
@@ -153,13 +177,13 @@ pub fn established(tp: TcpSock, fallback: Side) -> *mut Conn {
     let sk = tp.sock();
     let netns = sk.netns();
     let known = get(sk);
-    let (side, first_syn_ns) = match &known {
-        Some(conn) if is_connecting(conn) => (side(conn), conn.since_ns),
+    let (side, first_syn_ns, flags) = match &known {
+        Some(conn) if is_connecting(conn) => (side(conn), conn.since_ns, conn.flags),
         Some(stale) => {
             abandoned(stale);
-            (fallback, 0)
+            (fallback, 0, 0)
         }
-        None => (fallback, 0),
+        None => (fallback, 0, 0),
     };
     let now_ns = now_ns();
     let number = row_of_sock(sk, side, netns, HOOK);
@@ -167,7 +191,9 @@ pub fn established(tp: TcpSock, fallback: Side) -> *mut Conn {
         return core::ptr::null_mut();
     };
     row.opened(1);
+    let with_cookie = flags & MAYBE_COOKIE != 0 && tp.total_retrans() == 0 && is_cookie(tp);
     let handshake_ns = match side {
+        _ if with_cookie => None,
         // The kernel's own measurement, which leaves out what was sent again.
         _ if tp.total_retrans() == 0 => Some(u64::from(tp.srtt() >> 3) * 1000),
         Side::Client if first_syn_ns != 0 => Some(now_ns.saturating_sub(first_syn_ns)),
@@ -176,6 +202,7 @@ pub fn established(tp: TcpSock, fallback: Side) -> *mut Conn {
     };
     match handshake_ns {
         Some(ns) => row.observe(Kind::Handshake, ns),
+        None if with_cookie => row.syn_cookies(1),
         None => lost::count(Hook::TcpRetransmitSynack, Cause::Limit),
     }
     let Some(entry) = known.or_else(|| insert(sk)) else {
@@ -200,6 +227,12 @@ pub fn established(tp: TcpSock, fallback: Side) -> *mut Conn {
         dsack_dups: 0,
         out_of_order: 0,
         side: side as u32,
+        // What came before cannot be read any more.
+        tls: match tp.bytes_received() {
+            0 => tls::UNKNOWN,
+            _ => tls::DONE,
+        },
+        write_seq: tp.write_seq(),
         ..Conn::default()
     };
     entry
@@ -268,6 +301,9 @@ fn from_here(tp: TcpSock, row: u32, side: Side, state: u8) -> Conn {
         dsack_dups: tp.dsack_dups(),
         out_of_order: tp.out_of_order(),
         side: side as u32,
+        tls: tls::DONE,
+        write_seq: tp.write_seq(),
+        used: 1,
         ..Conn::default()
     }
 }
@@ -340,6 +376,18 @@ pub fn observe_rtt(conn: &mut Conn, tp: TcpSock) {
     };
     if let Some(row) = RowRef::get(conn.row) {
         row.observe(Kind::Rtt, u64::from(sample_us) * 1000);
+    }
+}
+
+/// Looks at the receive window: counts each time that it is found closed.
+#[inline(always)]
+pub fn observe_window(conn: &mut Conn, tp: TcpSock) {
+    let is_closed = tp.rcv_wnd() == 0;
+    if is_closed != (conn.flags & ZERO_WINDOW != 0) {
+        conn.flags ^= ZERO_WINDOW;
+        if is_closed && let Some(row) = RowRef::get(conn.row) {
+            row.zero_window(1);
+        }
     }
 }
 

@@ -21,6 +21,8 @@ pub static CONFIG: ProbeConfig = ProbeConfig {
     netns_len: 0,
     netns: [0; probe_common::config::MAX_NETNS],
     reason_not_specified: 0,
+    send_after: 0,
+    payload: 0,
 };
 
 /// Reads a member of a global. The read is volatile because the value is not

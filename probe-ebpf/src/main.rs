@@ -23,6 +23,8 @@ mod maps;
 mod probes;
 mod series;
 mod table;
+mod tls;
+mod turns;
 
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]

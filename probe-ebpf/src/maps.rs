@@ -6,7 +6,7 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use probe_common::{
-    conn::Bucket,
+    conn::{self, Bucket},
     lost,
     packet::{FlowKey, Protocol, Traffic},
     series::{CORE_REASONS, DropKey, ResetKey, Row, SeriesKey},
@@ -41,7 +41,7 @@ pub static CONNS: Array<Bucket, 1, MMAPABLE> = Array::new();
 /// the next. Written by the TCP programs and by the collector, read by the TCP
 /// programs.
 #[btf_map]
-pub static STATUS: Array<u64, 4, 0> = Array::new();
+pub static STATUS: Array<u64, { conn::STATUS_LEN }, 0> = Array::new();
 
 /// Connections that the socket iterator has met, to tell the fill of `CONNS`.
 /// Written by the iterator, read by the collector.

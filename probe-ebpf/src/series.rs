@@ -10,6 +10,7 @@ use probe_common::{
     series::{
         Closed, Counters, Failed, Histogram, Kind, OVERFLOW_ROW, PEER_LOOPBACK, PEER_OTHER,
         PEER_PRIVATE, PEER_PUBLIC, REASON_UNAVAILABLE, ResetKey, Retransmit, Row, SeriesKey, Side,
+        TlsFailed,
     },
 };
 
@@ -71,6 +72,15 @@ impl RowRef {
         received_segments;
         spurious_retransmits;
         out_of_order;
+        zero_window;
+        syn_cookies;
+    }
+
+    /// One TLS handshake not completed.
+    #[inline(always)]
+    pub fn tls_failed(self, why: TlsFailed) {
+        // SAFETY: a member of a map value.
+        unsafe { atomic::add(&raw mut (*self.counters()).tls_failed[why as usize], 1) };
     }
 
     /// One connection closed.

@@ -9,10 +9,14 @@ use aya::{
     programs::{BtfTracePoint, Iter, Program, ProgramError, Xdp, XdpMode as AyaMode},
 };
 use probe_common::{
-    config::ProbeConfig, layout::KernelLayout, packet::Protocol, series::CORE_REASONS,
+    config::ProbeConfig, kfunc, layout::KernelLayout, packet::Protocol, series::CORE_REASONS,
 };
 
-use crate::{config::XdpMode, kernel::netns::NetNs, snapshot};
+use crate::{
+    config::XdpMode,
+    kernel::{kfuncs::Kfuncs, netns::NetNs},
+    snapshot,
+};
 
 /// The kernel programs, compiled for BPF by the build script.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/edgeprobe.o"));
@@ -41,7 +45,7 @@ const fn hook(
     }
 }
 
-const HOOKS: [Hook; 8] = [
+const HOOKS: [Hook; 11] = [
     hook(
         "sock_set_state",
         "noop_set_state",
@@ -70,7 +74,15 @@ const HOOKS: [Hook; 8] = [
     ),
     hook("tcp_destroy", "noop_destroy", "tcp_destroy_sock", false),
     hook("kfree_skb", "noop_kfree_skb", "kfree_skb", true),
+    hook("tcp_read", "noop_tcp_read", "tcp_rcv_space_adjust", false),
+    hook("tcp_send", "noop_tcp_send", TCP_SEND, false),
+    hook("sock_send", "noop_sock_send", SOCK_SEND, false),
 ];
+
+/// Tells of a send when it begins.
+pub const TCP_SEND: &str = "tcp_sendmsg_locked";
+/// Tells of a send when it has returned: for kernels without the other.
+pub const SOCK_SEND: &str = "sock_send_length";
 
 /// Program of the socket iterator.
 const VISIT: &str = "tcp_visit";
@@ -83,8 +95,10 @@ pub struct Sizes {
 }
 
 /// What the programs are told.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Globals {
+    /// Kernel functions that they may call.
+    pub kfuncs: Kfuncs,
     /// Where the kernel keeps its fields.
     pub layout: KernelLayout,
     /// The settings.
@@ -196,7 +210,7 @@ fn open(btf: &Btf, globals: &Globals, sizes: Option<Sizes>, devices: u32) -> any
         )
         .map_max_entries("FLOWS", sizes.map_or(devices, |_| 1))
         .map_max_entries("DEVICE", possible_cpus()? * Protocol::NAMES.len() as u32)
-        .load(OBJECT)
+        .load(&globals.kfuncs.link(OBJECT))
         .map_err(|error| {
             explain(anyhow::Error::new(error).context("cannot load the kernel programs"))
         })
@@ -254,7 +268,28 @@ pub fn host(
     globals: &Globals,
     sizes: Sizes,
     noop: bool,
-    before: impl FnOnce(&mut Loaded) -> anyhow::Result<()>,
+    before: impl Fn(&mut Loaded) -> anyhow::Result<()>,
+) -> anyhow::Result<Loaded> {
+    let result = attach_all(btf, globals, sizes, noop, &before);
+    match result {
+        Err(error) if !globals.kfuncs.is_empty() => {
+            // Some kernels have a function and keep it from tracing programs.
+            tracing::warn!("trying without the kernel's functions: {error:#}");
+            let mut plain = globals.clone();
+            plain.kfuncs = Kfuncs::default();
+            plain.config.payload = 0;
+            attach_all(btf, &plain, sizes, noop, &before)
+        }
+        result => result,
+    }
+}
+
+fn attach_all(
+    btf: &Btf,
+    globals: &Globals,
+    sizes: Sizes,
+    noop: bool,
+    before: &impl Fn(&mut Loaded) -> anyhow::Result<()>,
 ) -> anyhow::Result<Loaded> {
     let ebpf = open(btf, globals, Some(sizes), 1)?;
     let mut loaded = Loaded {
@@ -263,7 +298,12 @@ pub fn host(
     };
     before(&mut loaded)?;
     tracing::debug!("made the maps");
-    for hook in &HOOKS {
+    let other_send = if globals.config.send_after == 0 {
+        SOCK_SEND
+    } else {
+        TCP_SEND
+    };
+    for hook in HOOKS.iter().filter(|hook| hook.tracepoint != other_send) {
         let name = if noop { hook.noop } else { hook.program };
         let note = match attach_tracepoint(&mut loaded.ebpf, name, hook.tracepoint, btf) {
             Ok(()) => {
@@ -293,6 +333,14 @@ pub fn host(
     loaded
         .programs
         .push(program(VISIT, "iter/tcp".to_owned(), String::new()));
+    let note = match globals.config.payload {
+        0 => "this kernel lets no tracing program read a payload (6.12 and later do)",
+        _ => "",
+    };
+    let hook = format!("kfunc/{}", kfunc::DYNPTR_FROM_SKB.name);
+    loaded
+        .programs
+        .push(program("tls_records", hook, note.to_owned()));
     Ok(loaded)
 }
 

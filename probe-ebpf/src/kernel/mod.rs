@@ -4,6 +4,7 @@
 //! refused when the program is loaded, and a load through a freed object reads
 //! zero instead of faulting.
 
+pub mod kfunc;
 pub mod skb;
 pub mod sock;
 
@@ -25,6 +26,16 @@ pub unsafe fn load<T: Copy>(base: NonNull<c_void>, offset: u32) -> T {
 pub fn arg(ctx: *const c_void, n: u32) -> u64 {
     // SAFETY: the verifier knows the tracepoint's arguments and refuses others.
     unsafe { core::ptr::read_volatile(ctx.cast::<u64>().add(n as usize)) }
+}
+
+/// Bytes that are left to send of a `struct msghdr *`, given as an argument.
+#[inline(always)]
+pub fn msg_count(msg: u64) -> u64 {
+    match NonNull::new(msg as *mut c_void) {
+        // SAFETY: a `struct msghdr *`.
+        Some(msg) => unsafe { load(msg, crate::globals::global!(LAYOUT.msg_count)) },
+        None => 0,
+    }
 }
 
 /// Number of the network namespace behind a `struct net *`; 0 for null.

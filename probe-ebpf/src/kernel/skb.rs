@@ -14,6 +14,8 @@ use crate::globals::global;
 const ETH_P_IP: u16 = 0x0800;
 const ETH_P_ARP: u16 = 0x0806;
 const ETH_P_IPV6: u16 = 0x86dd;
+/// Flags of the TCP header.
+pub const FIN: u8 = 1 << 0;
 const RST: u8 = 1 << 2;
 
 /// A `struct sk_buff *`.
@@ -25,6 +27,38 @@ impl Skb {
     #[inline(always)]
     pub fn new(pointer: *const c_void) -> Option<Self> {
         NonNull::new(pointer.cast_mut()).map(Self)
+    }
+
+    /// The pointer, for kernel functions.
+    #[inline(always)]
+    pub fn as_ptr(self) -> *mut c_void {
+        self.0.as_ptr()
+    }
+
+    /// Sequence number of the first byte of a segment in TCP.
+    #[inline(always)]
+    pub fn seq(self) -> u32 {
+        // SAFETY: a BTF-typed pointer; see `load`.
+        unsafe { load(self.0, global!(LAYOUT.skb_cb) + global!(LAYOUT.cb_seq)) }
+    }
+
+    /// Sequence number after the last byte of a segment in TCP, a FIN counted.
+    #[inline(always)]
+    pub fn end_seq(self) -> u32 {
+        // SAFETY: a BTF-typed pointer; see `load`.
+        unsafe { load(self.0, global!(LAYOUT.skb_cb) + global!(LAYOUT.cb_end_seq)) }
+    }
+
+    /// Data offset in bytes and flags of the TCP header with which the data of
+    /// a segment begins.
+    #[inline(always)]
+    pub fn tcp_header(self) -> Option<(u32, u8)> {
+        // SAFETY: a BTF-typed pointer; the helper checks the address.
+        unsafe {
+            let data: *const u8 = load(self.0, global!(LAYOUT.skb_data));
+            let [offset, flags] = bpf_probe_read_kernel(data.add(12).cast::<[u8; 2]>()).ok()?;
+            Some((u32::from(offset >> 4) * 4, flags))
+        }
     }
 
     /// The socket that owns it.

@@ -88,6 +88,15 @@ impl Sock {
         id
     }
 
+    /// Whether a program has it: a connection that waits for `accept()` is
+    /// nobody's.
+    #[inline(always)]
+    pub fn has_user(self) -> bool {
+        // SAFETY: a BTF-typed pointer; see `load`.
+        let socket: *const c_void = unsafe { load(self.0, global!(LAYOUT.sk_socket)) };
+        !socket.is_null()
+    }
+
     /// Remote port.
     #[inline(always)]
     pub fn remote_port(self) -> u16 {
@@ -199,9 +208,19 @@ impl TcpSock {
         out_of_order: rcv_ooopack as u32;
         /// Congestion window in segments.
         snd_cwnd: snd_cwnd as u32;
+        /// Receive window in bytes.
+        rcv_wnd: rcv_wnd as u32;
+        /// Next sequence number expected.
+        rcv_nxt: rcv_nxt as u32;
+        /// Time of the last transmission in nanoseconds of CLOCK_MONOTONIC.
+        last_sent_ns: tcp_wstamp_ns as u64;
+        /// End of the data written, a sequence number.
+        write_seq: write_seq as u32;
+        /// Of a listener: when its SYN queue overflowed, in jiffies, or 0. One
+        /// that shares its port keeps that with its group.
+        syn_queue_overflow: ts_recent_stamp as u32;
         snd_nxt: snd_nxt as u32;
         snd_una: snd_una as u32;
-        write_seq: write_seq as u32;
         bytes_acked: bytes_acked as u64;
         bytes_received: bytes_received as u64;
     }
@@ -211,6 +230,12 @@ impl TcpSock {
     pub fn min_rtt_us(self) -> u32 {
         // SAFETY: a BTF-typed pointer; see `load`.
         unsafe { load(self.0, global!(LAYOUT.rtt_min) + 4) }
+    }
+
+    /// Whether the listener shares its port with others.
+    #[inline(always)]
+    pub fn shares_port(self) -> bool {
+        self.bits(global!(LAYOUT.skc_reuseport)) != 0
     }
 
     /// `enum tcp_ca_state`.

@@ -16,6 +16,7 @@ use crate::{
     globals::global,
     kernel::{
         arg,
+        kfunc::uninterrupted,
         skb::Skb,
         sock::{Sock, state},
         watched,
@@ -43,12 +44,14 @@ fn kfree_skb(ctx: BtfTracePointContext) -> i32 {
     if global!(CONFIG.netns_len) != 0 && !watched(netns_of(skb, rx_sk)) {
         return 0;
     }
-    count(reason, skb.protocol());
-    if let Some(listener) = rx_sk
-        && reason == global!(CONFIG.reason_not_specified)
-    {
-        half_open_reset(skb, listener);
-    }
+    uninterrupted(|| {
+        count(reason, skb.protocol());
+        if let Some(listener) = rx_sk
+            && reason == global!(CONFIG.reason_not_specified)
+        {
+            half_open_reset(skb, listener);
+        }
+    });
     0
 }
 

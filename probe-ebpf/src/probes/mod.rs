@@ -5,6 +5,6 @@ mod noop;
 mod packets;
 mod resets;
 mod retransmits;
-mod rtt;
+mod segments;
 mod sockets;
 mod states;

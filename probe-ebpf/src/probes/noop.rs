@@ -27,6 +27,9 @@ empty! {
     noop_recv_reset: "tcp_receive_reset";
     noop_destroy: "tcp_destroy_sock";
     noop_kfree_skb: "kfree_skb";
+    noop_tcp_read: "tcp_rcv_space_adjust";
+    noop_tcp_send: "tcp_sendmsg_locked";
+    noop_sock_send: "sock_send_length";
 }
 
 #[xdp(frags)]

@@ -10,6 +10,7 @@ use crate::{
     globals::global,
     kernel::{
         arg,
+        kfunc::uninterrupted,
         skb::Skb,
         sock::{Address, Sock, state},
         watched,
@@ -20,7 +21,6 @@ use crate::{
 
 #[btf_tracepoint(function = "tcp_send_reset")]
 fn tcp_send_reset(ctx: BtfTracePointContext) -> i32 {
-    const HOOK: Hook = Hook::TcpSendReset;
     let ctx: *const c_void = ctx.as_ptr();
     let sk = Sock::new(arg(ctx, 0) as *const c_void);
     let skb = Skb::new(arg(ctx, 1) as *const c_void);
@@ -30,13 +30,20 @@ fn tcp_send_reset(ctx: BtfTracePointContext) -> i32 {
     } else {
         None
     };
+    uninterrupted(|| sent(sk, skb, reason));
+    0
+}
+
+#[inline(always)]
+fn sent(sk: Option<Sock>, skb: Option<Skb>, reason: Option<u32>) {
+    const HOOK: Hook = Hook::TcpSendReset;
     let netns = match (sk, skb) {
         (Some(sk), _) => sk.netns(),
         (None, Some(skb)) => skb.netns(),
         (None, None) => 0,
     };
     if !watched(netns) {
-        return 0;
+        return;
     }
     let peer_of_segment = || -> Address { skb.and_then(Skb::source).unwrap_or_default() };
     let row = match sk {
@@ -48,22 +55,20 @@ fn tcp_send_reset(ctx: BtfTracePointContext) -> i32 {
         Some(sk) => row_of_connection(sk, netns, HOOK),
     };
     reset(row, Direction::Sent, reason, HOOK);
-    0
 }
 
 #[btf_tracepoint(function = "tcp_receive_reset")]
 fn tcp_recv_reset(ctx: BtfTracePointContext) -> i32 {
     const HOOK: Hook = Hook::TcpReceiveReset;
     let ctx: *const c_void = ctx.as_ptr();
-    let Some(sk) = Sock::new(arg(ctx, 0) as *const c_void) else {
-        return 0;
-    };
-    let netns = sk.netns();
-    if watched(netns) {
-        let row = row_of_connection(sk, netns, HOOK);
-        // The kernel does not tell why the peer sent it.
-        reset(row, Direction::Received, None, HOOK);
-    }
+    let sk = Sock::new(arg(ctx, 0) as *const c_void);
+    uninterrupted(|| {
+        if let Some(sk) = sk.filter(|sk| watched(sk.netns())) {
+            let row = row_of_connection(sk, sk.netns(), HOOK);
+            // The kernel does not tell why the peer sent it.
+            reset(row, Direction::Received, None, HOOK);
+        }
+    });
     0
 }
 

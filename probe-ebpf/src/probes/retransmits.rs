@@ -16,6 +16,7 @@ use crate::{
     conn,
     kernel::{
         arg,
+        kfunc::uninterrupted,
         sock::{IPPROTO_TCP, Sock, TcpSock, state},
         watched,
     },
@@ -32,18 +33,25 @@ const PENDING_LOSS_PROBE: u8 = 5;
 
 #[btf_tracepoint(function = "tcp_retransmit_skb")]
 fn tcp_retransmit(ctx: BtfTracePointContext) -> i32 {
-    const HOOK: Hook = Hook::TcpRetransmitSkb;
     let ctx: *const c_void = ctx.as_ptr();
-    let Some(sk) = Sock::new(arg(ctx, 0) as *const c_void) else {
-        return 0;
-    };
+    let sk = Sock::new(arg(ctx, 0) as *const c_void);
+    uninterrupted(|| {
+        if let Some(sk) = sk
+            && sk.protocol() == IPPROTO_TCP
+            && watched(sk.netns())
+            && let Some(tp) = sk.tcp()
+        {
+            sent_again(tp);
+        }
+    });
+    0
+}
+
+#[inline(always)]
+fn sent_again(tp: TcpSock) {
+    const HOOK: Hook = Hook::TcpRetransmitSkb;
+    let sk = tp.sock();
     let netns = sk.netns();
-    if sk.protocol() != IPPROTO_TCP || !watched(netns) {
-        return 0;
-    }
-    let Some(tp) = sk.tcp() else {
-        return 0;
-    };
     let state = sk.state();
     if matches!(state, state::SYN_SENT | state::SYN_RECV) {
         let conn = conn::get(sk).or_else(|| {
@@ -58,24 +66,23 @@ fn tcp_retransmit(ctx: BtfTracePointContext) -> i32 {
         if let (Some(conn), Some(row)) = (conn, RowRef::get(number)) {
             conn::flush_retransmits(conn, tp, Retransmit::Syn, row);
         }
-        return 0;
+        return;
     }
     let conn = match conn::settled(tp) {
         Some(conn) => conn,
-        None if conn::overflowed() => return 0,
+        None if conn::overflowed() => return,
         // Open before the start and not met yet: all but this one is the past.
         None => match conn::adopt(tp, netns, state, HOOK) {
             Some(conn) => {
                 conn.retransmits = conn.retransmits.saturating_sub(1);
                 conn
             }
-            None => return 0,
+            None => return,
         },
     };
     if let Some(row) = RowRef::get(conn.row) {
         conn::flush_retransmits(conn, tp, cause(tp), row);
     }
-    0
 }
 
 #[inline(always)]
@@ -91,15 +98,20 @@ fn cause(tp: TcpSock) -> Retransmit {
 
 #[btf_tracepoint(function = "tcp_retransmit_synack")]
 fn retrans_synack(ctx: BtfTracePointContext) -> i32 {
-    const HOOK: Hook = Hook::TcpRetransmitSynack;
     let ctx: *const c_void = ctx.as_ptr();
-    let Some(req) = Sock::new(arg(ctx, 1) as *const c_void) else {
-        return 0;
-    };
+    let req = Sock::new(arg(ctx, 1) as *const c_void);
+    uninterrupted(|| {
+        if let Some(req) = req.filter(|req| watched(req.netns())) {
+            synack_sent_again(req);
+        }
+    });
+    0
+}
+
+#[inline(always)]
+fn synack_sent_again(req: Sock) {
+    const HOOK: Hook = Hook::TcpRetransmitSynack;
     let netns = req.netns();
-    if !watched(netns) {
-        return 0;
-    }
     let number = row_of_sock(req, Side::Server, netns, HOOK);
     if let Some(row) = RowRef::get(number) {
         row.retransmits(Retransmit::SynAck, 1);
@@ -115,5 +127,4 @@ fn retrans_synack(ctx: BtfTracePointContext) -> i32 {
     {
         lost::count(HOOK, Cause::MapFull);
     }
-    0
 }

@@ -17,11 +17,13 @@ use crate::{
     conn,
     kernel::{
         arg,
+        kfunc::uninterrupted,
         sock::{IPPROTO_TCP, Sock, TcpSock, state},
         watched,
     },
     maps::ABORTED,
     series::{RowRef, row_of_sock},
+    tls, turns,
 };
 
 const HOOK: Hook = Hook::SockSetState;
@@ -45,7 +47,8 @@ fn sock_set_state(ctx: BtfTracePointContext) -> i32 {
         state::SYN_RECV => old == state::LISTEN,
         state::ESTABLISHED => old != state::LISTEN,
         state::CLOSE => !matches!(old, state::LISTEN | state::CLOSE),
-        // CLOSE_WAIT to LAST_ACK waits for the close or the next visit.
+        // From here on it does not count as open.
+        state::LAST_ACK => old == state::CLOSE_WAIT,
         _ => old == state::ESTABLISHED,
     };
     if !tells {
@@ -62,7 +65,7 @@ fn sock_set_state(ctx: BtfTracePointContext) -> i32 {
     if !watched(netns) {
         return 0;
     }
-    match new {
+    uninterrupted(|| match new {
         state::SYN_SENT => conn::begins(sk, Side::Client),
         state::SYN_RECV => conn::begins(sk, Side::Server),
         _ => {
@@ -70,7 +73,7 @@ fn sock_set_state(ctx: BtfTracePointContext) -> i32 {
                 moved(tp, old, new, netns);
             }
         }
-    }
+    });
     0
 }
 
@@ -110,8 +113,15 @@ fn moved(tp: TcpSock, old: u8, new: u8, netns: u32) {
 #[btf_tracepoint(function = "tcp_destroy_sock")]
 fn tcp_destroy(ctx: BtfTracePointContext) -> i32 {
     let ctx: *const c_void = ctx.as_ptr();
+    let sk = arg(ctx, 0) as *const c_void;
+    uninterrupted(|| destroyed(sk));
+    0
+}
+
+#[inline(always)]
+fn destroyed(sk: *const c_void) {
     // An entry outlives its socket only where the close was missed.
-    if let Some(sk) = Sock::new(arg(ctx, 0) as *const c_void)
+    if let Some(sk) = Sock::new(sk)
         && let Some(conn) = conn::get(sk)
         && let Some(tp) = sk.tcp()
     {
@@ -133,7 +143,6 @@ fn tcp_destroy(ctx: BtfTracePointContext) -> i32 {
             closed(conn, tp, old);
         }
     }
-    0
 }
 
 fn failure(error: i32) -> Failed {
@@ -176,10 +185,16 @@ fn failed(
 }
 
 /// ESTABLISHED to FIN_WAIT1 or CLOSE_WAIT: the last time that a single segment
-/// was handled since the look before.
+/// was handled since the look before. Or CLOSE_WAIT to LAST_ACK.
 #[inline(always)]
 fn leaves_established(conn: &mut Conn, tp: TcpSock, new: u8) {
-    conn::observe_rtt(conn, tp);
+    if new != state::LAST_ACK {
+        conn::observe_rtt(conn, tp);
+    }
+    // A program that closes has accepted.
+    if new != state::CLOSE_WAIT && tp.sock().has_user() {
+        turns::used(conn);
+    }
     if new != state::CLOSE_WAIT
         && let Some(row) = RowRef::get(conn.row)
     {
@@ -212,6 +227,7 @@ fn closed(conn: &mut Conn, tp: TcpSock, old: u8) {
         }
         row.closed(how(tp, old));
     }
+    tls::closed(conn, how(tp, old));
     if matches!(how(tp, old), Closed::ResetSent) {
         // Its reset is sent after this and finds the entry gone.
         let _ = ABORTED.insert(&tp.sock().id(), &conn.row, 0);

@@ -143,18 +143,33 @@ fn attribute(total: u64, raised: &[(String, u64)], drops: &mut BTreeMap<String, 
     }
 }
 
-/// `ListenDrops` of the network namespace of the calling thread.
-pub fn read_listen_drops() -> Option<u64> {
-    parse_listen_drops(&std::fs::read_to_string("/proc/thread-self/net/netstat").ok()?)
+/// What the kernel counts for a network namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counted {
+    /// `ListenDrops`.
+    pub listen_drops: u64,
+    /// `SyncookiesRecv`.
+    pub cookies: u64,
 }
 
-fn parse_listen_drops(text: &str) -> Option<u64> {
-    let mut lines = text.lines().filter(|line| line.starts_with("TcpExt:"));
-    let (names, values) = (lines.next()?, lines.next()?);
-    let column = names
-        .split_whitespace()
-        .position(|name| name == "ListenDrops")?;
-    values.split_whitespace().nth(column)?.parse().ok()
+impl Counted {
+    /// Those of the network namespace of the calling thread.
+    pub fn here() -> Option<Self> {
+        Self::parse(&std::fs::read_to_string("/proc/thread-self/net/netstat").ok()?)
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let mut lines = text.lines().filter(|line| line.starts_with("TcpExt:"));
+        let (names, values) = (lines.next()?, lines.next()?);
+        let value = |wanted: &str| {
+            let column = names.split_whitespace().position(|name| name == wanted)?;
+            values.split_whitespace().nth(column)?.parse().ok()
+        };
+        Some(Self {
+            listen_drops: value("ListenDrops")?,
+            cookies: value("SyncookiesRecv")?,
+        })
+    }
 }
 
 #[cfg(test)]
@@ -185,9 +200,13 @@ mod tests {
 
     #[test]
     fn reads_the_column_by_its_name() {
-        let text = "TcpExt: SyncookiesSent ListenOverflows ListenDrops\nTcpExt: 1 2 3\nIpExt: A\nIpExt: 9\n";
-        assert_eq!(parse_listen_drops(text), Some(3));
-        assert_eq!(parse_listen_drops("TcpExt: A\nTcpExt: 1\n"), None);
-        assert_eq!(parse_listen_drops(""), None);
+        let text = "TcpExt: SyncookiesRecv ListenOverflows ListenDrops\nTcpExt: 1 2 3\nIpExt: A\nIpExt: 9\n";
+        let counted = Counted {
+            listen_drops: 3,
+            cookies: 1,
+        };
+        assert_eq!(Counted::parse(text), Some(counted));
+        assert_eq!(Counted::parse("TcpExt: A\nTcpExt: 1\n"), None);
+        assert_eq!(Counted::parse(""), None);
     }
 }

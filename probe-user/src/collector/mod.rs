@@ -17,23 +17,28 @@ use anyhow::Context as _;
 use aya::maps::{Array, HashMap as BpfHash, MapData, lpm_trie::LpmTrie};
 use probe_common::{
     config::{MAX_NETNS, ProbeConfig},
-    conn::{BUCKET_CONNS, STATUS_COMPLETE, STATUS_REPORT},
+    conn::{BUCKET_CONNS, STATUS_COMPLETE, STATUS_COOKIES, STATUS_REPORT},
     lost::{Cause, Hook},
     packet::{FlowKey, Protocol, Traffic},
     series::{CORE_REASONS, DropKey, OVERFLOW_ROW, ResetKey},
     sock::SockRecord,
 };
 
-use self::{listeners::Listeners, names::Names, rows::Rows};
+use self::{
+    listeners::{Counted, Listeners},
+    names::Names,
+    rows::Rows,
+};
 use crate::{
     config::Config,
     kernel::{
         btf::{Btf, VMLINUX},
+        kfuncs::Kfuncs,
         layout,
         netns::{self, NetNs},
         reasons::Reasons,
     },
-    loader::{self, Globals, Loaded, Sizes},
+    loader::{self, Globals, Loaded, SOCK_SEND, Sizes, TCP_SEND},
     snapshot::{self, Connection, SCHEMA, Snapshot},
 };
 
@@ -98,6 +103,8 @@ impl Collector {
         let layout = layout::resolve(&own_btf)?;
         let modules = Path::new(VMLINUX).parent().unwrap_or(Path::new("/"));
         let reasons = Reasons::read(&own_btf, modules);
+        let kfuncs = Kfuncs::resolve(&own_btf, &own::kernel_release());
+        let send_after = !own_btf.has_tracepoint(TCP_SEND) && own_btf.has_tracepoint(SOCK_SEND);
         drop(own_btf);
         tracing::debug!("read the kernel's types");
         let btf = aya::Btf::from_sys_fs().context("cannot read the kernel's BTF")?;
@@ -110,8 +117,11 @@ impl Collector {
             layout,
             config: ProbeConfig {
                 buckets: (config.connections.unwrap_or(CONNECTIONS) / BUCKET_CONNS as u32).max(1),
+                send_after: send_after.into(),
+                payload: kfuncs.reads_payload().into(),
                 ..probe_config(&namespaces, &names, &reasons, shards)
             },
+            kfuncs,
         };
         let stats = if config.bpf_stats {
             let fd = aya::sys::enable_stats(aya::sys::Stats::RunTime)
@@ -232,15 +242,18 @@ impl Collector {
         let before = maps::counter(&self.host, "VISITED")?;
         let mut records = Vec::new();
         let mut gone = Vec::new();
+        let mut cookies = false;
         for (&inum, netns) in &self.namespaces {
             let ebpf = &mut self.host.ebpf;
             let visited = netns.run(|| {
                 let bytes = loader::iterate(ebpf);
-                (bytes, listeners::read_listen_drops())
+                (bytes, Counted::here())
             });
             match visited {
-                Ok((bytes, drops)) => {
+                Ok((bytes, counted)) => {
                     let seen = maps::records(&bytes?);
+                    let drops = counted.map(|counted| counted.listen_drops);
+                    cookies |= counted.is_some_and(|counted| counted.cookies != 0);
                     self.listeners.update(inum, &seen, drops, &self.names);
                     records.extend(seen);
                 }
@@ -249,6 +262,9 @@ impl Collector {
                     gone.push(inum);
                 }
             }
+        }
+        if cookies {
+            self.set_status(STATUS_COOKIES, 1)?;
         }
         for inum in gone {
             self.namespaces.remove(&inum);

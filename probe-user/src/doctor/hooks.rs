@@ -64,6 +64,11 @@ pub const HOOKS: &[Hook] = &[
         required: false,
         lost: "the few closes that interrupted another one on their CPU",
     },
+    Hook {
+        name: "tcp_rcv_space_adjust",
+        required: false,
+        lost: "the time in the accept queue up to the first read",
+    },
 ];
 
 /// The iterator over TCP sockets; required.

@@ -353,7 +353,20 @@ impl Btf {
 
     /// Whether there is such a function.
     pub fn has_func(&self, name: &str) -> bool {
-        self.named(name, &[kind::FUNC]).is_some()
+        self.func(name).is_some()
+    }
+
+    /// The number of a function.
+    pub fn func(&self, name: &str) -> Option<u32> {
+        let ids = self.by_name.get(name.as_bytes())?;
+        let is_func = |id: &u32| self.get(*id).is_some_and(|ty| ty.kind() == kind::FUNC);
+        ids.iter().copied().find(is_func)
+    }
+
+    /// Whether programs can attach to a tracepoint of that name.
+    pub fn has_tracepoint(&self, name: &str) -> bool {
+        self.named(&format!("btf_trace_{name}"), &[kind::TYPEDEF])
+            .is_some()
     }
 
     /// Names and values of an enumeration; `None` if there is no such type.

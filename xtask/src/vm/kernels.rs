@@ -53,10 +53,7 @@ pub const KERNELS: &[Kernel] = &[
             ("linux-modules-7.2.", "-cloud-amd64"),
         ],
         patience: PATIENCE,
-        left_out: Some(
-            "since 7.0 the kernel preempts tracepoint programs and skips their events \
-             meanwhile: some are not counted yet; `cargo xtask test vm --kernel 7.2` shows it",
-        ),
+        left_out: None,
     },
 ];
 
