@@ -13,6 +13,7 @@ pub mod http;
 pub mod load;
 pub mod netns;
 pub mod poll;
+pub mod postgres;
 pub mod programs;
 pub mod refuse;
 pub mod skip;
