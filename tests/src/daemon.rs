@@ -264,6 +264,20 @@ impl Daemon {
         })
     }
 
+    /// The same with the connections that are open.
+    ///
+    /// # Panics
+    ///
+    /// Where none comes.
+    #[track_caller]
+    pub fn fresh_connections(&self) -> Snapshot {
+        let asked = now();
+        poll::until("a fresh snapshot with connections", || {
+            let snapshot = self.connections();
+            (snapshot.timestamp_seconds - snapshot.duration_seconds > asked).then_some(snapshot)
+        })
+    }
+
     /// The snapshot that a client gets now.
     ///
     /// # Panics

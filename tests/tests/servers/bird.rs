@@ -102,7 +102,7 @@ fn an_idle_bgp_session_stays_open_and_nothing_is_made_up() {
     // had logged before it was looked at, and after.
     let look = || {
         let known = birds.map(|(_, bird)| bird.keepalives());
-        let snapshot = daemon.connections();
+        let snapshot = daemon.fresh_connections();
         let later = birds.map(|(_, bird)| bird.keepalives());
         (known, snapshot, later)
     };
@@ -141,7 +141,10 @@ fn an_idle_bgp_session_stays_open_and_nothing_is_made_up() {
             let most = later_now[peer] - known[peer] + 1;
             let count = bytes / KEEPALIVE;
             println!("{side}: {count} keepalives {what}, {least} to {most} by BIRD");
-            assert!(count >= 5 && count + 1 >= least && count <= most, "{side} {what}");
+            assert!(
+                count >= 5 && count + 1 >= least && count <= most,
+                "{side}: {count} keepalives {what}"
+            );
         }
         // A keepalive answers nothing, but looks like it: it is sent after
         // another has arrived. There are no more of them than keepalives.
