@@ -28,6 +28,9 @@ pub struct ProbeConfig {
     pub reason_not_specified: u32,
     /// 1 where sends are seen when they have returned, not when they begin.
     pub send_after: u32,
+    /// 1 where the kernel preempts programs, and a second one makes up for the
+    /// events at which it skips the first.
+    pub preempts: u32,
     /// 1 where the payload of segments can be read.
     pub payload: u32,
 }

@@ -8,6 +8,8 @@ pub const OPEN: u32 = 2;
 pub const ZERO_WINDOW: u32 = 4;
 /// The listener has had to answer with SYN cookies.
 pub const MAYBE_COOKIE: u32 = 8;
+/// The connection has been counted as closed or failed; its socket lives on.
+pub const CLOSED: u32 = 16;
 
 /// Connections in a [`Bucket`]: with `spilled` their numbers fill a cache line.
 pub const BUCKET_CONNS: usize = 7;

@@ -15,22 +15,9 @@ pub struct Kfunc {
     pub name: &'static str,
 }
 
-const fn kfunc(n: i32, name: &'static str) -> Kfunc {
-    Kfunc {
-        marker: 0x6570_0000 + n,
-        name,
-    }
-}
-
-/// `void bpf_local_irq_save(unsigned long *flags)` (6.14 and later).
-pub const IRQ_SAVE: Kfunc = kfunc(1, "bpf_local_irq_save");
-/// `void bpf_local_irq_restore(unsigned long *flags)` (6.14 and later).
-pub const IRQ_RESTORE: Kfunc = kfunc(2, "bpf_local_irq_restore");
-/// `int bpf_dynptr_from_skb(struct sk_buff *skb, u64 flags, struct bpf_dynptr *ptr)`
-/// (for tracing programs 6.12 and later).
-pub const DYNPTR_FROM_SKB: Kfunc = kfunc(3, "bpf_dynptr_from_skb");
-
-/// What keeps a program from being interrupted.
-pub const IRQ: [Kfunc; 2] = [IRQ_SAVE, IRQ_RESTORE];
-/// What reads the payload of a segment.
-pub const PAYLOAD: [Kfunc; 1] = [DYNPTR_FROM_SKB];
+/// `int bpf_dynptr_from_skb(struct sk_buff *skb, u64 flags, struct bpf_dynptr *ptr)`:
+/// reads the payload of a segment (for tracing programs 6.12 and later).
+pub const DYNPTR_FROM_SKB: Kfunc = Kfunc {
+    marker: 0x6570_0001,
+    name: "bpf_dynptr_from_skb",
+};

@@ -6,13 +6,20 @@
 //! a process in `connect()` or `close()`, say, and a segment that arrives just
 //! then. What such a skipped event should have told is made up for by the next
 //! one: an entry that is in its handshake, or missing, though its socket is
-//! past it ([`settled`]), or one that is still there though its socket is gone
+//! past it ([`settled`]), or one that is not closed though its socket is gone
 //! (`tcp_destroy_sock`).
+//!
+//! From 7.0 on the kernel also preempts programs, and skips their events on that
+//! CPU for as long as another process runs. There each of these programs has a
+//! twin: an event that one of them is skipped at meets the other. Where none is
+//! skipped both run, one after the other, so all that is done here has the same
+//! effect when it is done twice for one event. That is why an entry stays until
+//! its socket goes: it tells that the close has been counted.
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use probe_common::{
     conn::{
-        CONNECTING, Conn, MAYBE_COOKIE, OPEN, STATUS_COMPLETE, STATUS_COOKIES, STATUS_FULL,
+        CLOSED, CONNECTING, Conn, MAYBE_COOKIE, OPEN, STATUS_COMPLETE, STATUS_COOKIES, STATUS_FULL,
         ZERO_WINDOW,
     },
     lost::{Cause, Hook},
@@ -21,6 +28,7 @@ use probe_common::{
 };
 
 use crate::{
+    globals::global,
     kernel::{
         sock::{Sock, TcpSock, state},
         watched,
@@ -82,6 +90,29 @@ pub fn is_connecting(conn: &Conn) -> bool {
     conn.flags & CONNECTING != 0
 }
 
+/// Whether the entry is of a connection that has been counted as closed.
+#[inline(always)]
+pub fn is_closed(conn: &Conn) -> bool {
+    conn.flags & CLOSED != 0
+}
+
+/// Leaves a mark that the end of a connection has been counted.
+#[inline(always)]
+pub fn close(sk: Sock, conn: Option<&'static mut Conn>) {
+    if let Some(conn) = conn {
+        conn.flags = CLOSED;
+    } else if let Some(place) = insert(sk) {
+        fill(
+            place,
+            Conn {
+                flags: CLOSED,
+                side: Side::Unknown as u32,
+                ..Conn::default()
+            },
+        );
+    }
+}
+
 /// A place for a socket that has no entry. Where there is none, its side is
 /// lost: it will be counted when it closes.
 #[inline(always)]
@@ -97,18 +128,39 @@ fn insert(sk: Sock) -> Option<&'static mut Conn> {
     place
 }
 
+/// Fills a place, word by word: for a row of zeros the compiler would call a
+/// function that writes single bytes.
+#[inline(always)]
+fn fill(place: &mut Conn, conn: Conn) {
+    const WORDS: usize = size_of::<Conn>() / 8;
+    // SAFETY: a `Conn` is that many words, without padding.
+    let words = unsafe { core::mem::transmute::<Conn, [u64; WORDS]>(conn) };
+    for (n, word) in words.into_iter().enumerate() {
+        // SAFETY: inside the place.
+        unsafe {
+            core::ptr::from_mut(place)
+                .cast::<u64>()
+                .add(n)
+                .write_volatile(word)
+        };
+    }
+}
+
 /// A handshake begins: the side is known from here on, and to a client when.
 #[inline(always)]
 pub fn begins(sk: Sock, side: Side) {
     let stale = get(sk);
-    if let Some(stale) = &stale {
-        abandoned(stale);
+    match &stale {
+        // The other program was here.
+        Some(conn) if is_connecting(conn) => return,
+        Some(conn) if !is_closed(conn) => abandoned(conn),
+        _ => {}
     }
     // Where there is no place it is tried again at ESTABLISHED.
     // SAFETY: as in `get`.
     let place = stale.or_else(|| unsafe { table::claim(sk.id()).as_mut() });
     if let Some(place) = place {
-        *place = Conn {
+        let conn = Conn {
             since_ns: match side {
                 Side::Client => now_ns(),
                 _ => 0,
@@ -120,6 +172,7 @@ pub fn begins(sk: Sock, side: Side) {
             side: side as u32,
             ..Conn::default()
         };
+        fill(place, conn);
     }
 }
 
@@ -141,12 +194,9 @@ fn is_cookie(tp: TcpSock) -> bool {
 }
 
 /// Neither the close nor the end of a socket was seen, and its address is in
-/// use again. A half-open one may end so without having counted anywhere.
+/// use again.
 #[inline(always)]
 fn abandoned(conn: &Conn) {
-    if is_connecting(conn) {
-        return;
-    }
     lost::count(Hook::SockSetState, Cause::Limit);
     if let Some(row) = RowRef::get(conn.row) {
         if conn.flags & OPEN != 0 {
@@ -179,11 +229,9 @@ pub fn established(tp: TcpSock, fallback: Side) -> *mut Conn {
     let known = get(sk);
     let (side, first_syn_ns, flags) = match &known {
         Some(conn) if is_connecting(conn) => (side(conn), conn.since_ns, conn.flags),
-        Some(stale) => {
-            abandoned(stale);
-            (fallback, 0, 0)
-        }
-        None => (fallback, 0, 0),
+        // The other program was here.
+        Some(conn) if !is_closed(conn) => return core::ptr::from_ref(*conn).cast_mut(),
+        _ => (fallback, 0, 0),
     };
     let now_ns = now_ns();
     let number = row_of_sock(sk, side, netns, HOOK);
@@ -212,7 +260,7 @@ pub fn established(tp: TcpSock, fallback: Side) -> *mut Conn {
     row.open(1);
     // `bytes_acked` of an active opener counts its SYN.
     let syn = u64::from(matches!(side, Side::Client));
-    *entry = Conn {
+    let conn = Conn {
         since_ns: now_ns,
         sent_bytes: syn,
         received_bytes: 0,
@@ -235,6 +283,7 @@ pub fn established(tp: TcpSock, fallback: Side) -> *mut Conn {
         write_seq: tp.write_seq(),
         ..Conn::default()
     };
+    fill(entry, conn);
     entry
 }
 
@@ -259,27 +308,30 @@ fn first_synack_ns(sk: Sock, netns: u32) -> Option<u64> {
 #[inline(always)]
 pub fn settled(tp: TcpSock) -> Option<&'static mut Conn> {
     match get(tp.sock()) {
-        Some(conn) if !is_connecting(conn) => Some(conn),
+        Some(conn) if conn.flags & (CONNECTING | CLOSED) == 0 => Some(conn),
         // SAFETY: as in `get`.
-        other => unsafe { late(tp, other.is_some()).as_mut() },
+        other => unsafe { late(tp, other.is_some_and(|conn| is_connecting(conn))).as_mut() },
     }
 }
 
 /// The rare part of [`settled`]: the start of the connection was missed.
 #[inline(always)]
 fn late(tp: TcpSock, has_entry: bool) -> *mut Conn {
-    let sk = tp.sock();
-    // A client has had an entry since its SYN: that event interrupts nothing.
-    let is_late = has_entry
-        || (status(STATUS_COMPLETE) && !overflowed() && {
-            let netns = sk.netns();
-            watched(netns) && is_listening(sk, netns)
-        });
-    if is_late {
-        established(tp, Side::Server)
-    } else {
-        core::ptr::null_mut()
+    if has_entry {
+        return established(tp, Side::Server);
     }
+    let sk = tp.sock();
+    let netns = sk.netns();
+    if status(STATUS_COMPLETE) && !overflowed() && watched(netns) {
+        if is_listening(sk, netns) {
+            return established(tp, Side::Server);
+        }
+        // Elsewhere a client has an entry: its SYN interrupts nothing.
+        if global!(CONFIG.preempts) != 0 {
+            return established(tp, Side::Client);
+        }
+    }
+    core::ptr::null_mut()
 }
 
 /// An entry that takes the socket as it is: what it sent and received so far
@@ -329,14 +381,14 @@ pub fn adopt(tp: TcpSock, netns: u32, state: u8, hook: Hook) -> Option<&'static 
         conn.segs_in = 0;
         conn.segs_out = 0;
     }
-    let Some(place) = insert(sk) else {
+    let Some(place) = get(sk).or_else(|| insert(sk)) else {
         // If one was lost before, this one has been counted as such.
         if !overflowed {
             lost::count(hook, Cause::MapFull);
         }
         return None;
     };
-    *place = conn;
+    fill(place, conn);
     if matches!(state, state::ESTABLISHED | state::CLOSE_WAIT)
         && let Some(row) = RowRef::get(number)
     {

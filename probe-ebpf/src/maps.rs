@@ -30,7 +30,8 @@ pub static ROWS: Array<Row, 1, MMAPABLE> = Array::new();
 pub static NEXT_ROW: Array<u64, 1, 0> = Array::new();
 
 /// Connections, a hash table of the sockets in buckets, see [`Bucket`]. Written
-/// by the TCP programs under the socket's lock, from the SYN on until it closes.
+/// by the TCP programs under the socket's lock, from the SYN on until the socket
+/// goes.
 /// Both buckets full: the connection is counted when it closes, with side
 /// `unknown`. Can be mapped, though nobody does: its elements then begin at
 /// cache lines.
@@ -53,12 +54,6 @@ pub static VISITED: Array<u64, 1, 0> = Array::new();
 /// their side is `unknown`.
 #[btf_map]
 pub static LISTENERS: HashMap<u64, u8, 4096, NO_PREALLOC> = HashMap::new();
-
-/// Row of sockets that were aborted here and whose reset is about to be sent;
-/// the key is the address of the socket. Least recently used ones give way: a
-/// reset then counts with side `unknown`.
-#[btf_map]
-pub static ABORTED: LruHashMap<u64, u32, 1024, 0> = LruHashMap::new();
 
 /// When the first SYN-ACK of a handshake was sent, in microseconds, for those
 /// whose SYN-ACK was sent again. Least recently used ones give way: the time

@@ -24,6 +24,8 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ed
 /// A program on a tracepoint.
 struct Hook {
     program: &'static str,
+    /// Its twin, for kernels that preempt programs.
+    twin: Option<&'static str>,
     /// The empty program on the same hook.
     noop: &'static str,
     tracepoint: &'static str,
@@ -32,13 +34,14 @@ struct Hook {
 }
 
 const fn hook(
-    program: &'static str,
-    noop: &'static str,
+    [program, noop]: [&'static str; 2],
+    twin: Option<&'static str>,
     tracepoint: &'static str,
     required: bool,
 ) -> Hook {
     Hook {
         program,
+        twin,
         noop,
         tracepoint,
         required,
@@ -47,36 +50,61 @@ const fn hook(
 
 const HOOKS: [Hook; 11] = [
     hook(
-        "sock_set_state",
-        "noop_set_state",
+        ["sock_set_state", "noop_set_state"],
+        Some("sock_set_state2"),
         "inet_sock_set_state",
         true,
     ),
-    hook("tcp_probe", "noop_tcp_probe", "tcp_probe", true),
     hook(
-        "tcp_retransmit",
-        "noop_retransmit",
+        ["tcp_probe", "noop_tcp_probe"],
+        Some("tcp_probe2"),
+        "tcp_probe",
+        true,
+    ),
+    hook(
+        ["tcp_retransmit", "noop_retransmit"],
+        Some("tcp_retransmit2"),
         "tcp_retransmit_skb",
         false,
     ),
     hook(
-        "retrans_synack",
-        "noop_synack",
+        ["retrans_synack", "noop_synack"],
+        None,
         "tcp_retransmit_synack",
         false,
     ),
-    hook("tcp_send_reset", "noop_send_reset", "tcp_send_reset", false),
     hook(
-        "tcp_recv_reset",
-        "noop_recv_reset",
+        ["tcp_send_reset", "noop_send_reset"],
+        None,
+        "tcp_send_reset",
+        false,
+    ),
+    hook(
+        ["tcp_recv_reset", "noop_recv_reset"],
+        None,
         "tcp_receive_reset",
         false,
     ),
-    hook("tcp_destroy", "noop_destroy", "tcp_destroy_sock", false),
-    hook("kfree_skb", "noop_kfree_skb", "kfree_skb", true),
-    hook("tcp_read", "noop_tcp_read", "tcp_rcv_space_adjust", false),
-    hook("tcp_send", "noop_tcp_send", TCP_SEND, false),
-    hook("sock_send", "noop_sock_send", SOCK_SEND, false),
+    hook(
+        ["tcp_destroy", "noop_destroy"],
+        Some("tcp_destroy2"),
+        "tcp_destroy_sock",
+        true,
+    ),
+    hook(["kfree_skb", "noop_kfree_skb"], None, "kfree_skb", true),
+    hook(
+        ["tcp_read", "noop_tcp_read"],
+        Some("tcp_read2"),
+        "tcp_rcv_space_adjust",
+        false,
+    ),
+    hook(
+        ["tcp_send", "noop_tcp_send"],
+        Some("tcp_send2"),
+        TCP_SEND,
+        false,
+    ),
+    hook(["sock_send", "noop_sock_send"], None, SOCK_SEND, false),
 ];
 
 /// Tells of a send when it begins.
@@ -272,9 +300,9 @@ pub fn host(
 ) -> anyhow::Result<Loaded> {
     let result = attach_all(btf, globals, sizes, noop, &before);
     match result {
-        Err(error) if !globals.kfuncs.is_empty() => {
+        Err(error) if globals.kfuncs.reads_payload() => {
             // Some kernels have a function and keep it from tracing programs.
-            tracing::warn!("trying without the kernel's functions: {error:#}");
+            tracing::debug!("trying without {}: {error:#}", kfunc::DYNPTR_FROM_SKB.name);
             let mut plain = globals.clone();
             plain.kfuncs = Kfuncs::default();
             plain.config.payload = 0;
@@ -304,29 +332,34 @@ fn attach_all(
         TCP_SEND
     };
     for hook in HOOKS.iter().filter(|hook| hook.tracepoint != other_send) {
-        let name = if noop { hook.noop } else { hook.program };
-        let note = match attach_tracepoint(&mut loaded.ebpf, name, hook.tracepoint, btf) {
-            Ok(()) => {
-                tracing::debug!("attached {name} to tracepoint {}", hook.tracepoint);
-                String::new()
-            }
-            Err(why) if hook.required => {
-                bail!(
-                    "cannot attach {name} to tracepoint {}: {why}; see `edgeprobe doctor`",
-                    hook.tracepoint
-                )
-            }
-            Err(why) => {
-                tracing::warn!(
-                    "not attached: {name} on tracepoint {}: {why}",
-                    hook.tracepoint
-                );
-                why
-            }
+        let twin = hook.twin.filter(|_| globals.config.preempts != 0);
+        let names = match noop {
+            true => [Some(hook.noop), None],
+            false => [Some(hook.program), twin],
         };
-        loaded
-            .programs
-            .push(program(name, format!("tp_btf/{}", hook.tracepoint), note));
+        for name in names.into_iter().flatten() {
+            let note = match attach_tracepoint(&mut loaded.ebpf, name, hook.tracepoint, btf) {
+                Ok(()) => {
+                    tracing::debug!("attached {name} to tracepoint {}", hook.tracepoint);
+                    String::new()
+                }
+                Err(why) if hook.required => {
+                    bail!(
+                        "cannot attach {name} to tracepoint {}: {why}; see `edgeprobe doctor`",
+                        hook.tracepoint
+                    )
+                }
+                Err(why) => {
+                    tracing::warn!(
+                        "not attached: {name} on tracepoint {}: {why}",
+                        hook.tracepoint
+                    );
+                    why
+                }
+            };
+            let hook = format!("tp_btf/{}", hook.tracepoint);
+            loaded.programs.push(program(name, hook, note));
+        }
     }
     load_iterator(&mut loaded.ebpf, VISIT, btf)
         .with_context(|| format!("cannot load {VISIT} for iter/tcp; see `edgeprobe doctor`"))?;

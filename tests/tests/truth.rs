@@ -102,7 +102,7 @@ fn everything(test: &str, loss: Option<u32>) {
     // What open connections sent shows when they are visited: on a slow machine
     // some seconds later.
     let mut snapshot = daemon.snapshot();
-    for _ in 0..20 {
+    for _ in 0..60 {
         if truth::sum(&snapshot, "client", |one| one.sent_bytes) >= client.sent {
             break;
         }

@@ -7,35 +7,6 @@ use probe_common::kfunc;
 
 use super::skb::Skb;
 
-/// Runs `body` without an interrupt on this CPU, where the kernel has a way.
-///
-/// The kernel skips a program that is interrupted, or from 7.0 on preempted, by
-/// its own event on the same CPU. With this the time in which that can happen
-/// is a few instructions long.
-#[inline(always)]
-pub fn uninterrupted(body: impl FnOnce()) {
-    let mut flags = MaybeUninit::<u64>::uninit();
-    let flags = flags.as_mut_ptr();
-    // SAFETY: a call as the kernel's calling convention has it; the verifier
-    // checks the pointer and that both come in pairs.
-    unsafe {
-        asm!(
-            "call {}", const kfunc::IRQ_SAVE.marker,
-            inout("r1") flags => _, lateout("r0") _, lateout("r2") _, lateout("r3") _,
-            lateout("r4") _, lateout("r5") _,
-        );
-    }
-    body();
-    // SAFETY: as above.
-    unsafe {
-        asm!(
-            "call {}", const kfunc::IRQ_RESTORE.marker,
-            inout("r1") flags => _, lateout("r0") _, lateout("r2") _, lateout("r3") _,
-            lateout("r4") _, lateout("r5") _,
-        );
-    }
-}
-
 /// The bytes of a segment, from its TCP header on, wherever they lie.
 pub struct Bytes {
     dynptr: [u64; 2],

@@ -16,7 +16,6 @@ use crate::{
     globals::global,
     kernel::{
         arg,
-        kfunc::uninterrupted,
         skb::Skb,
         sock::{Sock, state},
         watched,
@@ -44,14 +43,12 @@ fn kfree_skb(ctx: BtfTracePointContext) -> i32 {
     if global!(CONFIG.netns_len) != 0 && !watched(netns_of(skb, rx_sk)) {
         return 0;
     }
-    uninterrupted(|| {
-        count(reason, skb.protocol());
-        if let Some(listener) = rx_sk
-            && reason == global!(CONFIG.reason_not_specified)
-        {
-            half_open_reset(skb, listener);
-        }
-    });
+    count(reason, skb.protocol());
+    if let Some(listener) = rx_sk
+        && reason == global!(CONFIG.reason_not_specified)
+    {
+        half_open_reset(skb, listener);
+    }
     0
 }
 

@@ -3,19 +3,20 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{EbpfContext, macros::btf_tracepoint, programs::BtfTracePointContext};
-use probe_common::{lost::Hook, series::Side};
+use probe_common::{
+    lost::Hook,
+    series::{OVERFLOW_ROW, Side},
+};
 
 use crate::{
     conn,
     globals::global,
     kernel::{
         arg,
-        kfunc::uninterrupted,
         skb::Skb,
         sock::{Address, Sock, state},
         watched,
     },
-    maps::ABORTED,
     series::{Direction, reset, row_of, row_of_sock},
 };
 
@@ -30,7 +31,7 @@ fn tcp_send_reset(ctx: BtfTracePointContext) -> i32 {
     } else {
         None
     };
-    uninterrupted(|| sent(sk, skb, reason));
+    sent(sk, skb, reason);
     0
 }
 
@@ -62,35 +63,24 @@ fn tcp_recv_reset(ctx: BtfTracePointContext) -> i32 {
     const HOOK: Hook = Hook::TcpReceiveReset;
     let ctx: *const c_void = ctx.as_ptr();
     let sk = Sock::new(arg(ctx, 0) as *const c_void);
-    uninterrupted(|| {
-        if let Some(sk) = sk.filter(|sk| watched(sk.netns())) {
-            let row = row_of_connection(sk, sk.netns(), HOOK);
-            // The kernel does not tell why the peer sent it.
-            reset(row, Direction::Received, None, HOOK);
-        }
-    });
+    if let Some(sk) = sk.filter(|sk| watched(sk.netns())) {
+        let row = row_of_connection(sk, sk.netns(), HOOK);
+        // The kernel does not tell why the peer sent it.
+        reset(row, Direction::Received, None, HOOK);
+    }
     0
 }
 
-/// The row of a connection that may be open, aborted just now, or in a state
+/// The row of a connection that may be open, closed just now, or in a state
 /// without a full socket.
 #[inline(always)]
 fn row_of_connection(sk: Sock, netns: u32, hook: Hook) -> u32 {
     let side = match conn::get(sk) {
-        Some(conn) if !conn::is_connecting(conn) => return conn.row,
+        // The overflow row is also that of a mark without a connection.
+        Some(conn) if !conn::is_connecting(conn) && conn.row != OVERFLOW_ROW => return conn.row,
         Some(conn) => conn::side(conn),
-        None => {
-            let id = sk.id();
-            // SAFETY: the value is copied at once.
-            if let Some(&row) = unsafe { ABORTED.get(&id) } {
-                let _ = ABORTED.remove(&id);
-                return row;
-            }
-            match sk.state() {
-                state::SYN_SENT => Side::Client,
-                _ => Side::Unknown,
-            }
-        }
+        None if sk.state() == state::SYN_SENT => Side::Client,
+        None => Side::Unknown,
     };
     row_of_sock(sk, side, netns, hook)
 }

@@ -16,7 +16,6 @@ use crate::{
     conn,
     kernel::{
         arg,
-        kfunc::uninterrupted,
         sock::{IPPROTO_TCP, Sock, TcpSock, state},
         watched,
     },
@@ -31,20 +30,22 @@ const CA_RECOVERY: u8 = 3;
 const CA_LOSS: u8 = 4;
 const PENDING_LOSS_PROBE: u8 = 5;
 
-#[btf_tracepoint(function = "tcp_retransmit_skb")]
-fn tcp_retransmit(ctx: BtfTracePointContext) -> i32 {
-    let ctx: *const c_void = ctx.as_ptr();
-    let sk = Sock::new(arg(ctx, 0) as *const c_void);
-    uninterrupted(|| {
-        if let Some(sk) = sk
-            && sk.protocol() == IPPROTO_TCP
-            && watched(sk.netns())
-            && let Some(tp) = sk.tcp()
-        {
-            sent_again(tp);
-        }
-    });
-    0
+twins!(
+    "tcp_retransmit_skb",
+    tcp_retransmit,
+    tcp_retransmit2,
+    retransmits
+);
+
+#[inline(always)]
+fn retransmits(ctx: *const c_void) {
+    if let Some(sk) = Sock::new(arg(ctx, 0) as *const c_void)
+        && sk.protocol() == IPPROTO_TCP
+        && watched(sk.netns())
+        && let Some(tp) = sk.tcp()
+    {
+        sent_again(tp);
+    }
 }
 
 #[inline(always)]
@@ -100,11 +101,9 @@ fn cause(tp: TcpSock) -> Retransmit {
 fn retrans_synack(ctx: BtfTracePointContext) -> i32 {
     let ctx: *const c_void = ctx.as_ptr();
     let req = Sock::new(arg(ctx, 1) as *const c_void);
-    uninterrupted(|| {
-        if let Some(req) = req.filter(|req| watched(req.netns())) {
-            synack_sent_again(req);
-        }
-    });
+    if let Some(req) = req.filter(|req| watched(req.netns())) {
+        synack_sent_again(req);
+    }
     0
 }
 

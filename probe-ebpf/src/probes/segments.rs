@@ -5,42 +5,43 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{EbpfContext, macros::btf_tracepoint, programs::BtfTracePointContext};
-use probe_common::{conn::Conn, series::Side, tls};
+use probe_common::{
+    conn::{CLOSED, CONNECTING, Conn},
+    series::Side,
+    tls,
+};
 
 use crate::{
     conn,
     globals::global,
     kernel::{
-        arg,
-        kfunc::uninterrupted,
-        msg_count,
+        arg, msg_count,
         skb::{FIN, Skb},
         sock::{IPPROTO_TCP, Sock, TcpSock},
     },
     turns,
 };
 
-#[btf_tracepoint(function = "tcp_probe")]
-fn tcp_probe(ctx: BtfTracePointContext) -> i32 {
-    let ctx: *const c_void = ctx.as_ptr();
-    let (sk, skb) = (arg(ctx, 0) as *const c_void, arg(ctx, 1) as *const c_void);
-    uninterrupted(|| {
-        // A socket with an entry is watched and is TCP.
-        if let Some(sk) = Sock::new(sk)
-            && let Some(tp) = sk.tcp()
-            && let Some(conn) = conn::settled(tp)
-        {
-            conn::observe_rtt(conn, tp);
-            conn::observe_window(conn, tp);
-            if conn.used == 0 && conn.side == Side::Server as u32 && sk.has_user() {
-                turns::used(conn);
-            }
-            if let Some(skb) = Skb::new(skb) {
-                segment(conn, tp, skb);
-            }
+twins!("tcp_probe", tcp_probe, tcp_probe2, arrives);
+twins!("tcp_rcv_space_adjust", tcp_read, tcp_read2, reads);
+twins!("tcp_sendmsg_locked", tcp_send, tcp_send2, sends);
+
+#[inline(always)]
+fn arrives(ctx: *const c_void) {
+    // A socket with an entry is watched and is TCP.
+    if let Some(sk) = Sock::new(arg(ctx, 0) as *const c_void)
+        && let Some(tp) = sk.tcp()
+        && let Some(conn) = conn::settled(tp)
+    {
+        conn::observe_rtt(conn, tp);
+        conn::observe_window(conn, tp);
+        if conn.used == 0 && conn.side == Side::Server as u32 && sk.has_user() {
+            turns::used(conn);
         }
-    });
-    0
+        if let Some(skb) = Skb::new(arg(ctx, 1) as *const c_void) {
+            segment(conn, tp, skb);
+        }
+    }
 }
 
 #[inline(always)]
@@ -62,34 +63,24 @@ fn segment(conn: &mut Conn, tp: TcpSock, skb: Skb) {
 #[inline(always)]
 fn in_use(sk: *const c_void) -> Option<(&'static mut Conn, TcpSock)> {
     let sk = Sock::new(sk)?;
-    let conn = conn::get(sk).filter(|conn| !conn::is_connecting(conn))?;
+    let conn = conn::get(sk).filter(|conn| conn.flags & (CONNECTING | CLOSED) == 0)?;
     Some((conn, sk.tcp()?))
 }
 
-#[btf_tracepoint(function = "tcp_rcv_space_adjust")]
-fn tcp_read(ctx: BtfTracePointContext) -> i32 {
-    let ctx: *const c_void = ctx.as_ptr();
-    let sk = arg(ctx, 0) as *const c_void;
-    uninterrupted(|| {
-        if let Some((conn, tp)) = in_use(sk) {
-            turns::used(conn);
-            conn::observe_window(conn, tp);
-        }
-    });
-    0
+#[inline(always)]
+fn reads(ctx: *const c_void) {
+    if let Some((conn, tp)) = in_use(arg(ctx, 0) as *const c_void) {
+        turns::used(conn);
+        conn::observe_window(conn, tp);
+    }
 }
 
 /// Before the data of a segment is copied (6.16 and later).
-#[btf_tracepoint(function = "tcp_sendmsg_locked")]
-fn tcp_send(ctx: BtfTracePointContext) -> i32 {
-    let ctx: *const c_void = ctx.as_ptr();
-    let (sk, length) = (arg(ctx, 0) as *const c_void, msg_count(arg(ctx, 1)));
-    uninterrupted(|| {
-        if let Some((conn, tp)) = in_use(sk) {
-            turns::sent(conn, tp, length);
-        }
-    });
-    0
+#[inline(always)]
+fn sends(ctx: *const c_void) {
+    if let Some((conn, tp)) = in_use(arg(ctx, 0) as *const c_void) {
+        turns::sent(conn, tp, msg_count(arg(ctx, 1)));
+    }
 }
 
 /// When a send of any socket has returned (6.3 and later).
@@ -97,13 +88,11 @@ fn tcp_send(ctx: BtfTracePointContext) -> i32 {
 fn sock_send(ctx: BtfTracePointContext) -> i32 {
     let ctx: *const c_void = ctx.as_ptr();
     let (sk, sent) = (arg(ctx, 0) as *const c_void, arg(ctx, 1) as i32);
-    if sent <= 0 || !Sock::new(sk).is_some_and(|sk| sk.protocol() == IPPROTO_TCP) {
-        return 0;
+    if sent > 0
+        && Sock::new(sk).is_some_and(|sk| sk.protocol() == IPPROTO_TCP)
+        && let Some((conn, tp)) = in_use(sk)
+    {
+        turns::sent(conn, tp, u64::from(sent.cast_unsigned()));
     }
-    uninterrupted(|| {
-        if let Some((conn, tp)) = in_use(sk) {
-            turns::sent(conn, tp, u64::from(sent.cast_unsigned()));
-        }
-    });
     0
 }

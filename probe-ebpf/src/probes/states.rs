@@ -6,9 +6,8 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::{EbpfContext, macros::btf_tracepoint, programs::BtfTracePointContext};
 use probe_common::{
-    conn::{Conn, OPEN},
+    conn::{CLOSED, Conn, OPEN},
     lost::Hook,
     series::{Closed, Failed, Kind, Retransmit, Side},
 };
@@ -17,11 +16,9 @@ use crate::{
     conn,
     kernel::{
         arg,
-        kfunc::uninterrupted,
         sock::{IPPROTO_TCP, Sock, TcpSock, state},
         watched,
     },
-    maps::ABORTED,
     series::{RowRef, row_of_sock},
     tls, turns,
 };
@@ -37,9 +34,16 @@ const EHOSTUNREACH: i32 = 113;
 const ENETUNREACH: i32 = 101;
 const ENETDOWN: i32 = 100;
 
-#[btf_tracepoint(function = "inet_sock_set_state")]
-fn sock_set_state(ctx: BtfTracePointContext) -> i32 {
-    let ctx: *const c_void = ctx.as_ptr();
+twins!(
+    "inet_sock_set_state",
+    sock_set_state,
+    sock_set_state2,
+    changes
+);
+twins!("tcp_destroy_sock", tcp_destroy, tcp_destroy2, destroyed);
+
+#[inline(always)]
+fn changes(ctx: *const c_void) {
     let (old, new) = (arg(ctx, 1) as u8, arg(ctx, 2) as u8);
     let tells = match new {
         state::SYN_SENT => true,
@@ -52,20 +56,20 @@ fn sock_set_state(ctx: BtfTracePointContext) -> i32 {
         _ => old == state::ESTABLISHED,
     };
     if !tells {
-        return 0;
+        return;
     }
     let Some(sk) = Sock::new(arg(ctx, 0) as *const c_void) else {
-        return 0;
+        return;
     };
     // The socket of MPTCP itself passes here too; its subflows are TCP.
     if sk.protocol() != IPPROTO_TCP {
-        return 0;
+        return;
     }
     let netns = sk.netns();
     if !watched(netns) {
-        return 0;
+        return;
     }
-    uninterrupted(|| match new {
+    match new {
         state::SYN_SENT => conn::begins(sk, Side::Client),
         state::SYN_RECV => conn::begins(sk, Side::Server),
         _ => {
@@ -73,8 +77,7 @@ fn sock_set_state(ctx: BtfTracePointContext) -> i32 {
                 moved(tp, old, new, netns);
             }
         }
-    });
-    0
+    }
 }
 
 #[inline(always)]
@@ -89,6 +92,9 @@ fn moved(tp: TcpSock, old: u8, new: u8, netns: u32) {
         }
         (state::SYN_SENT | state::SYN_RECV, _) => {
             let conn = conn::get(tp.sock());
+            if conn.as_ref().is_some_and(|conn| conn::is_closed(conn)) {
+                return;
+            }
             // No SYN left, or a child could not be kept.
             let is_local = old == state::SYN_RECV || tp.snd_nxt() == tp.snd_una();
             let without_error = if is_local {
@@ -98,10 +104,15 @@ fn moved(tp: TcpSock, old: u8, new: u8, netns: u32) {
             };
             failed(conn, tp, without_error, fallback, netns);
         }
-        (_, state::CLOSE) => match conn::settled(tp) {
-            Some(conn) => closed(conn, tp, old),
-            None => closed_unknown(tp, old, netns),
-        },
+        (_, state::CLOSE) => {
+            if conn::get(tp.sock()).is_some_and(|conn| conn::is_closed(conn)) {
+                return;
+            }
+            match conn::settled(tp) {
+                Some(conn) => closed(conn, tp, old),
+                None => closed_unknown(tp, old, netns),
+            }
+        }
         _ => {
             if let Some(conn) = conn::settled(tp) {
                 leaves_established(conn, tp, new);
@@ -110,19 +121,16 @@ fn moved(tp: TcpSock, old: u8, new: u8, netns: u32) {
     }
 }
 
-#[btf_tracepoint(function = "tcp_destroy_sock")]
-fn tcp_destroy(ctx: BtfTracePointContext) -> i32 {
-    let ctx: *const c_void = ctx.as_ptr();
-    let sk = arg(ctx, 0) as *const c_void;
-    uninterrupted(|| destroyed(sk));
-    0
-}
-
 #[inline(always)]
-fn destroyed(sk: *const c_void) {
-    // An entry outlives its socket only where the close was missed.
-    if let Some(sk) = Sock::new(sk)
-        && let Some(conn) = conn::get(sk)
+fn destroyed(ctx: *const c_void) {
+    let Some(sk) = Sock::new(arg(ctx, 0) as *const c_void) else {
+        return;
+    };
+    let Some(conn) = conn::get(sk) else {
+        return;
+    };
+    // Its close was missed.
+    if !conn::is_closed(conn)
         && let Some(tp) = sk.tcp()
     {
         if conn::is_connecting(conn) {
@@ -143,6 +151,7 @@ fn destroyed(sk: *const c_void) {
             closed(conn, tp, old);
         }
     }
+    conn::remove(sk);
 }
 
 fn failure(error: i32) -> Failed {
@@ -173,7 +182,7 @@ fn failed(
             error => failure(error),
         });
         // What a SYN's retransmission did not show: one that failed to be sent.
-        let known = conn.map_or(0, |conn| conn.retransmits);
+        let known = conn.as_ref().map_or(0, |conn| conn.retransmits);
         if matches!(side, Side::Client) {
             let unseen = tp.total_retrans().saturating_sub(known);
             if unseen != 0 {
@@ -181,7 +190,7 @@ fn failed(
             }
         }
     }
-    conn::remove(tp.sock());
+    conn::close(tp.sock(), conn);
 }
 
 /// ESTABLISHED to FIN_WAIT1 or CLOSE_WAIT: the last time that a single segment
@@ -228,11 +237,7 @@ fn closed(conn: &mut Conn, tp: TcpSock, old: u8) {
         row.closed(how(tp, old));
     }
     tls::closed(conn, how(tp, old));
-    if matches!(how(tp, old), Closed::ResetSent) {
-        // Its reset is sent after this and finds the entry gone.
-        let _ = ABORTED.insert(&tp.sock().id(), &conn.row, 0);
-    }
-    conn::remove(tp.sock());
+    conn.flags = CLOSED;
 }
 
 /// Closes a connection without an entry. Where one has found no place it was
@@ -249,4 +254,5 @@ fn closed_unknown(tp: TcpSock, old: u8, netns: u32) {
         conn::flush(&mut conn, tp, old, row);
         conn::flush_retransmits(&mut conn, tp, Retransmit::Other, row);
     }
+    conn::close(tp.sock(), conn::get(tp.sock()));
 }

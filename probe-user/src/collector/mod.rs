@@ -58,6 +58,8 @@ const HEALED: [&str; 3] = [
 const TOP_FLOWS: usize = 100;
 /// The visit of all sockets may take one part in so many of the time.
 const VISIT_SHARE: u32 = 100;
+/// But it is never longer ago than this.
+const VISIT_INTERVAL: Duration = Duration::from_secs(30);
 /// How often new network namespaces are looked for.
 const NETNS_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -103,7 +105,7 @@ impl Collector {
         let layout = layout::resolve(&own_btf)?;
         let modules = Path::new(VMLINUX).parent().unwrap_or(Path::new("/"));
         let reasons = Reasons::read(&own_btf, modules);
-        let kfuncs = Kfuncs::resolve(&own_btf, &own::kernel_release());
+        let kfuncs = Kfuncs::resolve(&own_btf);
         let send_after = !own_btf.has_tracepoint(TCP_SEND) && own_btf.has_tracepoint(SOCK_SEND);
         drop(own_btf);
         tracing::debug!("read the kernel's types");
@@ -118,6 +120,7 @@ impl Collector {
             config: ProbeConfig {
                 buckets: (config.connections.unwrap_or(CONNECTIONS) / BUCKET_CONNS as u32).max(1),
                 send_after: send_after.into(),
+                preempts: own::preempts_programs(&own::kernel_release()).into(),
                 payload: kfuncs.reads_payload().into(),
                 ..probe_config(&namespaces, &names, &reasons, shards)
             },
@@ -174,7 +177,7 @@ impl Collector {
     /// The kernel refuses to read a map.
     pub fn snapshot(&mut self) -> anyhow::Result<Snapshot> {
         let begin = Instant::now();
-        if self.last_visit.elapsed() >= self.visit_cost * VISIT_SHARE {
+        if self.last_visit.elapsed() >= (self.visit_cost * VISIT_SHARE).min(VISIT_INTERVAL) {
             self.visit()?;
         }
         let mut snapshot = Snapshot {
@@ -355,6 +358,7 @@ impl Collector {
     fn own(&self, snapshot: &mut Snapshot) -> anyhow::Result<()> {
         let loadeds = || std::iter::once(&self.host).chain(self.devices.iter().map(|d| &d.loaded));
         let mut lost: BTreeMap<(&str, &str), u64> = BTreeMap::new();
+        let mut skipped = BTreeMap::new();
         for loaded in loadeds() {
             let counts: Array<&MapData, u64> = loaded.map("LOST")?;
             for (h, hook) in Hook::NAMES.into_iter().enumerate() {
@@ -372,7 +376,8 @@ impl Collector {
                 }
                 // The kernel skips a program that is interrupted on its CPU by its own
                 // event. The life of a connection and its retransmissions are made up
-                // for by later events; the rest is lost.
+                // for by later events; the rest is lost, where there is no twin or
+                // that was skipped too.
                 let missed = facts.get("recursion_misses").copied().unwrap_or(0);
                 program.skipped = missed;
                 let hook = program
@@ -386,11 +391,17 @@ impl Collector {
                 let is_healed = HEALED.contains(&hook);
                 let hook = Hook::NAMES.into_iter().find(|&name| name == hook);
                 if let Some(hook) = hook.filter(|_| !is_healed) {
-                    *lost.entry((hook, "recursion")).or_default() += missed;
+                    let known = skipped.entry(hook).or_insert(missed);
+                    *known = missed.min(*known);
                 }
                 snapshot.programs.push(program);
             }
         }
+        lost.extend(
+            skipped
+                .into_iter()
+                .map(|(hook, count)| ((hook, "recursion"), count)),
+        );
         snapshot.lost = lost
             .into_iter()
             .map(|((hook, cause), count)| snapshot::Lost {
