@@ -106,7 +106,10 @@ impl Postgres {
         };
         poll::until("PostgreSQL serves", || {
             postgres.running.assert_alive();
-            postgres.messages().contains("ready to accept").then_some(())
+            postgres
+                .messages()
+                .contains("ready to accept")
+                .then_some(())
         });
         postgres
     }

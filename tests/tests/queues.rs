@@ -92,7 +92,11 @@ fn a_server_that_accepts_late_shows_in_the_accept_queue() {
     let queue = accept_queue(&snapshot);
     let mut table = Table::default();
     truth::against_kernel(&mut table, &snapshot, &theirs, 0);
-    table.equal("opened = accepted", truth::sum(&snapshot, "server", |one| one.opened), accepted);
+    table.equal(
+        "opened = accepted",
+        truth::sum(&snapshot, "server", |one| one.opened),
+        accepted,
+    );
     table.equal("waited in the queue = accepted", queue.count(), accepted);
     let series = truth::sum(&snapshot, "server", |one| one.accept_queue.count());
     table.equal("the same by peers", series, accepted);
@@ -184,19 +188,35 @@ fn a_flood_of_syns_leaves_every_number_exact() {
         let mut table = Table::default();
         truth::against_kernel(&mut table, &snapshot, &theirs, 0);
         let passive = theirs.get("Tcp.PassiveOpens");
-        table.equal("opened, server = PassiveOpens", sum("server", |one| one.opened), passive);
+        table.equal(
+            "opened, server = PassiveOpens",
+            sum("server", |one| one.opened),
+            passive,
+        );
         for side in ["server", "client"] {
             table.equal("opened by real clients", sum(side, |one| one.opened), made);
         }
         let by_cookie = sum("server", |one| one.syn_cookies);
-        table.equal("syn_cookies = SyncookiesRecv", by_cookie, ext("SyncookiesRecv"));
-        table.equal("syn_cookies of clients", sum("client", |one| one.syn_cookies), 0);
+        table.equal(
+            "syn_cookies = SyncookiesRecv",
+            by_cookie,
+            ext("SyncookiesRecv"),
+        );
+        table.equal(
+            "syn_cookies of clients",
+            sum("client", |one| one.syn_cookies),
+            0,
+        );
         table.equal(
             "handshakes of the server and cookies = opened",
             sum("server", |one| one.handshake.count() + one.syn_cookies),
             made,
         );
-        table.equal("handshakes of clients", sum("client", |one| one.handshake.count()), made);
+        table.equal(
+            "handshakes of clients",
+            sum("client", |one| one.handshake.count()),
+            made,
+        );
         table.allow(witness.hidden());
         table.check();
         if cookies {
@@ -208,7 +228,11 @@ fn a_flood_of_syns_leaves_every_number_exact() {
         // Anything longer than the whole test was made up.
         let lasted = begun.elapsed().as_secs_f64();
         for series in &snapshot.tcp {
-            let longest = series.handshake.slots.last().map(|(slot, _)| bucket_seconds(*slot));
+            let longest = series
+                .handshake
+                .slots
+                .last()
+                .map(|(slot, _)| bucket_seconds(*slot));
             let side = &series.labels.side;
             assert!(
                 longest.is_none_or(|(low, _)| low < lasted),

@@ -97,7 +97,11 @@ fn a_delay_line_shows_its_length() {
     );
     for side in SIDES {
         let handshake = of_side(&snapshot, side, |one| &one.handshake);
-        within_five_percent(&format!("handshake of the {side}"), quantile(&handshake, 0.5), known);
+        within_five_percent(
+            &format!("handshake of the {side}"),
+            quantile(&handshake, 0.5),
+            known,
+        );
     }
     daemon.stop();
 }
@@ -143,7 +147,11 @@ fn netem_shows_its_delay() {
             assert_eq!(handshake.count(), 8 * ROUNDS as u64, "{what}: {side}");
             // A lost answer leaves no sample of its question.
             let least = samples as f64 * 0.9;
-            assert!(rtt.count() as f64 >= least, "{what}: {side}: {}", rtt.count());
+            assert!(
+                rtt.count() as f64 >= least,
+                "{what}: {side}: {}",
+                rtt.count()
+            );
             for (name, histogram) in [("RTT", &rtt), ("handshake", &handshake)] {
                 for (part, base) in [0.5, 0.9].into_iter().zip(base) {
                     let (ours, set) = (quantile(histogram, part), delay.as_secs_f64());
@@ -190,7 +198,10 @@ fn numbers_hold_where_netem_loses_and_reorders() {
     truth::against_kernel(&mut table, &snapshot, &theirs, 0);
     table.allow(witness.hidden());
     table.check();
-    assert!(theirs.get("TcpExt.TCPOFOQueue") > 0, "packets overtake others");
+    assert!(
+        theirs.get("TcpExt.TCPOFOQueue") > 0,
+        "packets overtake others"
+    );
     daemon.stop();
     server.stop();
 }
@@ -203,7 +214,9 @@ fn longer_half_way(pair: [&Netns; 2], set: impl Fn(Duration), base: f64) {
     const EACH: usize = 60;
     let [server, client] = pair;
     let target = on_port(&[Pair::SERVER_V4], 8080)[0];
-    let listener = server.run(|| TcpListener::bind(target)).expect("a listener");
+    let listener = server
+        .run(|| TcpListener::bind(target))
+        .expect("a listener");
     set(RTTS[0]);
     let daemon = Daemon::start(&pair, &[]);
     let stream = client.run(|| TcpStream::connect(target));

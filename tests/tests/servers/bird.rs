@@ -37,7 +37,11 @@ impl Bird {
     fn start(netns: &Netns, program: &Path, own: IpAddr, peer: IpAddr, waits: bool) -> Self {
         let folder = programs::folder();
         let at = folder.path();
-        let numbers = if waits { [65001, 65002] } else { [65002, 65001] };
+        let numbers = if waits {
+            [65001, 65002]
+        } else {
+            [65002, 65001]
+        };
         let config = at.join("bird.conf");
         let text = format!(
             "log stderr all; router id {own}; protocol device {{}}\n\
@@ -106,9 +110,8 @@ fn an_idle_bgp_session_stays_open_and_nothing_is_made_up() {
         let later = birds.map(|(_, bird)| bird.keepalives());
         (known, snapshot, later)
     };
-    let first_bytes = |snapshot: &Snapshot, side: &str| {
-        truth::sum(snapshot, side, |one| one.first_byte.count())
-    };
+    let first_bytes =
+        |snapshot: &Snapshot, side: &str| truth::sum(snapshot, side, |one| one.first_byte.count());
     let (known, first, later) = look();
     let looked = Instant::now();
     let begun = birds.map(|(side, _)| {
@@ -122,7 +125,11 @@ fn an_idle_bgp_session_stays_open_and_nothing_is_made_up() {
         let is = is.unwrap_or_else(|| panic!("the end of side {side} is gone"));
         assert_eq!((&was.local, &was.remote), (&is.local, &is.remote), "{side}");
         assert_eq!(is.state, "ESTABLISHED");
-        let service = if side == "server" { &is.local } else { &is.remote };
+        let service = if side == "server" {
+            &is.local
+        } else {
+            &is.remote
+        };
         assert!(service.ends_with(&format!(":{PORT}")), "{side}: {service}");
         let [young, old] = [was, is].map(|end| end.age_seconds.expect("it is known when"));
         assert!(

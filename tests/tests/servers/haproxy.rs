@@ -145,10 +145,18 @@ fn haproxy_and_the_slow_one_of_two_nginx() {
         println!("port {port}: {requests} answers on {accepted} connections");
         for side in ["client", "server"] {
             let count = |value: fn(&TcpSeries) -> u64| sum(&snapshot, side, port, value);
-            table.equal("opened = accepted by nginx", count(|one| one.opened), number(accepted));
+            table.equal(
+                "opened = accepted by nginx",
+                count(|one| one.opened),
+                number(accepted),
+            );
             if skip::kernel() >= (6, 12) {
                 let first_bytes = count(|one| one.first_byte.count());
-                table.equal("first bytes = answers of nginx", first_bytes, number(requests));
+                table.equal(
+                    "first bytes = answers of nginx",
+                    first_bytes,
+                    number(requests),
+                );
             }
         }
     }
@@ -156,7 +164,11 @@ fn haproxy_and_the_slow_one_of_two_nginx() {
     for side in ["client", "server"] {
         // wrk connects once to see whether it can.
         table.at_least("opened at the front", opened(side), i64::from(CONNECTIONS));
-        table.at_most("opened at the front", opened(side), i64::from(CONNECTIONS + 1));
+        table.at_most(
+            "opened at the front",
+            opened(side),
+            i64::from(CONNECTIONS + 1),
+        );
     }
     assert!(
         (read..=read + u64::from(CONNECTIONS)).contains(&answered),

@@ -35,9 +35,17 @@ fn under_pgbench(test: &str, each: u32, reconnect: bool) {
     let transactions = postgres.bench(&pair, CLIENTS, each, reconnect);
     let theirs = &load::quiet(&pair.both(), 0) - &before;
     let snapshot = daemon.snapshot();
-    assert_eq!(transactions, u64::from(CLIENTS * each), "pgbench's own count");
+    assert_eq!(
+        transactions,
+        u64::from(CLIENTS * each),
+        "pgbench's own count"
+    );
     // pgbench looks first at whom it talks to.
-    let connections = 1 + if reconnect { transactions } else { u64::from(CLIENTS) };
+    let connections = 1 + if reconnect {
+        transactions
+    } else {
+        u64::from(CLIENTS)
+    };
     assert_eq!(postgres.accepted(), connections, "PostgreSQL's own count");
 
     let mut table = Table::default();
@@ -46,10 +54,18 @@ fn under_pgbench(test: &str, each: u32, reconnect: bool) {
     for side in ["server", "client"] {
         let count = |value: fn(&TcpSeries) -> u64| sum(&snapshot, side, PORT, value);
         let opened = number(connections);
-        table.equal("opened = PostgreSQL's connections", count(|one| one.opened), opened);
+        table.equal(
+            "opened = PostgreSQL's connections",
+            count(|one| one.opened),
+            opened,
+        );
         let closed = count(|one| one.closed.values().sum());
         table.equal("closed = PostgreSQL's connections", closed, opened);
-        table.equal("handshakes = connections", count(|one| one.handshake.count()), opened);
+        table.equal(
+            "handshakes = connections",
+            count(|one| one.handshake.count()),
+            opened,
+        );
         // What becomes TLS later, if it does, is left out.
         let tls = count(|one| one.tls_handshake.count() + one.tls_failures.values().sum::<u64>());
         table.equal("TLS handshakes = 0", tls, 0);
@@ -61,7 +77,11 @@ fn under_pgbench(test: &str, each: u32, reconnect: bool) {
     }
     if skip::kernel() >= (6, 12) {
         let used = truth::sum(&snapshot, "server", |one| one.accept_queue.count());
-        table.equal("in the accept queue = connections", used, number(connections));
+        table.equal(
+            "in the accept queue = connections",
+            used,
+            number(connections),
+        );
     }
     table.allow(witness.hidden());
     table.check();
@@ -75,5 +95,9 @@ fn postgresql_with_long_connections() {
 
 #[test]
 fn postgresql_with_a_connection_for_each_transaction() {
-    under_pgbench("postgresql_with_a_connection_for_each_transaction", 100, true);
+    under_pgbench(
+        "postgresql_with_a_connection_for_each_transaction",
+        100,
+        true,
+    );
 }

@@ -92,7 +92,11 @@ fn under_wrk(test: &str, close: bool) {
     truth::against_kernel(&mut table, &snapshot, &theirs, 0);
     let all = |value: fn(&TcpSeries) -> u64| truth::sum(&snapshot, "server", value);
     let accepted = i64::try_from(nginx.accepted()).expect("few connections");
-    table.equal("opened = accepted by nginx", all(|one| one.opened), accepted);
+    table.equal(
+        "opened = accepted by nginx",
+        all(|one| one.opened),
+        accepted,
+    );
     table.equal(
         "closed = accepted by nginx",
         all(|one| one.closed.values().sum()),
@@ -142,12 +146,32 @@ fn under_wrk(test: &str, close: bool) {
             let failures = count(|one| one.tls_failures.values().sum());
             println!("{side}: {first_bytes} first bytes, {handshakes} handshakes");
             let number = |count: u64| i64::try_from(count).expect("few of them");
-            table.at_least("first bytes, at the least", first_bytes, number(least - cut));
-            table.at_most("first bytes, at the most", first_bytes, number(most + 3 * cut));
-            table.at_least("handshakes >= connections answered", handshakes, number(known));
-            table.at_most("handshakes <= connections + cut", handshakes, number(known + cut));
+            table.at_least(
+                "first bytes, at the least",
+                first_bytes,
+                number(least - cut),
+            );
+            table.at_most(
+                "first bytes, at the most",
+                first_bytes,
+                number(most + 3 * cut),
+            );
+            table.at_least(
+                "handshakes >= connections answered",
+                handshakes,
+                number(known),
+            );
+            table.at_most(
+                "handshakes <= connections + cut",
+                handshakes,
+                number(known + cut),
+            );
             let opened = count(|one| one.opened);
-            table.at_most("handshakes and failures <= opened", handshakes + failures, number(opened));
+            table.at_most(
+                "handshakes and failures <= opened",
+                handshakes + failures,
+                number(opened),
+            );
             table.at_most("failures <= cut", failures, number(cut));
         }
     }

@@ -88,7 +88,11 @@ fn client_hello(netns: &Netns, openssl: &Path, version: &str) -> Vec<u8> {
         Ok(hello)
     });
     let hello = hello.expect("a ClientHello");
-    assert_eq!((hello[0], hello[5]), (22, 1), "a handshake record of type 1");
+    assert_eq!(
+        (hello[0], hello[5]),
+        (22, 1),
+        "a handshake record of type 1"
+    );
     hello
 }
 
@@ -151,7 +155,8 @@ impl Scene {
                 "{what}: each is counted once at the {side}: {seen:?}"
             );
             assert!(
-                seen.keys().all(|reason| expected.contains(&reason.as_str())),
+                seen.keys()
+                    .all(|reason| expected.contains(&reason.as_str())),
                 "{what}: {side} says {seen:?} instead of {expected:?}"
             );
         }
@@ -191,14 +196,33 @@ fn tls_handshakes_that_fail_are_told_apart() {
         scene.each("completed", [&["completed"]; 2], || {
             assert!(made_well(&[]), "nginx answers");
         });
-        let other = if version == "TLSv1.3" { "-tls1_2" } else { "-tls1_3" };
-        scene.each("a version refused", [&["alert", "closed", "reset"], &["alert"]], || {
-            assert!(!made_well(&[other]), "a version that the server refuses");
-        });
-        scene.each("a certificate refused", [&["alert"], &["alert", "closed", "reset"]], || {
-            assert!(!made_well(&["-verify_return_error"]), "a certificate nobody vouches for");
-        });
-        let begin = || client.run(|| begun(target, &hello)).expect("a handshake begins");
+        let other = if version == "TLSv1.3" {
+            "-tls1_2"
+        } else {
+            "-tls1_3"
+        };
+        scene.each(
+            "a version refused",
+            [&["alert", "closed", "reset"], &["alert"]],
+            || {
+                assert!(!made_well(&[other]), "a version that the server refuses");
+            },
+        );
+        scene.each(
+            "a certificate refused",
+            [&["alert"], &["alert", "closed", "reset"]],
+            || {
+                assert!(
+                    !made_well(&["-verify_return_error"]),
+                    "a certificate nobody vouches for"
+                );
+            },
+        );
+        let begin = || {
+            client
+                .run(|| begun(target, &hello))
+                .expect("a handshake begins")
+        };
         scene.each("reset", [&["reset"]; 2], || {
             let socket = Socket::from(begin());
             socket.set_linger(Some(Duration::ZERO)).expect("an option");
