@@ -127,6 +127,9 @@ layout! {
     rcv_wnd: Field("tcp_sock.rcv_wnd"), 4, required;
     /// `u32`, next sequence number expected.
     rcv_nxt: Field("tcp_sock.rcv_nxt"), 4, required;
+    /// `u64`, the time that the socket last looked at, in nanoseconds of
+    /// CLOCK_MONOTONIC.
+    tcp_clock_cache: Field("tcp_sock.tcp_clock_cache"), 8, required;
     /// `u64`, when a segment was last sent, in nanoseconds.
     tcp_wstamp_ns: Field("tcp_sock.tcp_wstamp_ns"), 8, required;
     /// `u32`, segments received.

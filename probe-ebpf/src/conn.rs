@@ -233,7 +233,8 @@ pub fn established(tp: TcpSock, fallback: Side) -> *mut Conn {
         Some(conn) if !is_closed(conn) => return core::ptr::from_ref(*conn).cast_mut(),
         _ => (fallback, 0, 0),
     };
-    let now_ns = now_ns();
+    // A look at the kernel's clock takes 30 ns; the socket has just had one.
+    let now_ns = tp.clock_ns();
     let number = row_of_sock(sk, side, netns, HOOK);
     let Some(row) = RowRef::get(number) else {
         return core::ptr::null_mut();
@@ -307,7 +308,13 @@ fn first_synack_ns(sk: Sock, netns: u32) -> Option<u64> {
 /// the socket may be from before the start.
 #[inline(always)]
 pub fn settled(tp: TcpSock) -> Option<&'static mut Conn> {
-    match get(tp.sock()) {
+    settle(tp, get(tp.sock()))
+}
+
+/// [`settled`] for a socket whose entry has been looked for.
+#[inline(always)]
+pub fn settle(tp: TcpSock, found: Option<&'static mut Conn>) -> Option<&'static mut Conn> {
+    match found {
         Some(conn) if conn.flags & (CONNECTING | CLOSED) == 0 => Some(conn),
         // SAFETY: as in `get`.
         other => unsafe { late(tp, other.is_some_and(|conn| is_connecting(conn))).as_mut() },

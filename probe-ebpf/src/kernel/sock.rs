@@ -212,6 +212,9 @@ impl TcpSock {
         rcv_wnd: rcv_wnd as u32;
         /// Next sequence number expected.
         rcv_nxt: rcv_nxt as u32;
+        /// Time that the socket last looked at, in nanoseconds of
+        /// CLOCK_MONOTONIC: when a handshake completes, that of the segment.
+        clock_ns: tcp_clock_cache as u64;
         /// Time of the last transmission in nanoseconds of CLOCK_MONOTONIC.
         last_sent_ns: tcp_wstamp_ns as u64;
         /// End of the data written, a sequence number.

@@ -14,6 +14,7 @@ use probe_common::{
 
 use crate::{
     conn,
+    globals::global,
     kernel::{
         arg,
         sock::{IPPROTO_TCP, Sock, TcpSock, state},
@@ -65,8 +66,7 @@ fn changes(ctx: *const c_void) {
     if sk.protocol() != IPPROTO_TCP {
         return;
     }
-    let netns = sk.netns();
-    if !watched(netns) {
+    if global!(CONFIG.netns_len) != 0 && !watched(sk.netns()) {
         return;
     }
     match new {
@@ -74,27 +74,28 @@ fn changes(ctx: *const c_void) {
         state::SYN_RECV => conn::begins(sk, Side::Server),
         _ => {
             if let Some(tp) = sk.tcp() {
-                moved(tp, old, new, netns);
+                moved(tp, old, new);
             }
         }
     }
 }
 
 #[inline(always)]
-fn moved(tp: TcpSock, old: u8, new: u8, netns: u32) {
+fn moved(tp: TcpSock, old: u8, new: u8) {
     let fallback = match old {
         state::SYN_SENT => Side::Client,
         _ => Side::Server,
     };
+    if new == state::ESTABLISHED {
+        conn::established(tp, fallback);
+        return;
+    }
+    let conn = conn::get(tp.sock());
+    if conn.as_ref().is_some_and(|conn| conn::is_closed(conn)) {
+        return;
+    }
     match (old, new) {
-        (_, state::ESTABLISHED) => {
-            conn::established(tp, fallback);
-        }
         (state::SYN_SENT | state::SYN_RECV, _) => {
-            let conn = conn::get(tp.sock());
-            if conn.as_ref().is_some_and(|conn| conn::is_closed(conn)) {
-                return;
-            }
             // No SYN left, or a child could not be kept.
             let is_local = old == state::SYN_RECV || tp.snd_nxt() == tp.snd_una();
             let without_error = if is_local {
@@ -102,19 +103,14 @@ fn moved(tp: TcpSock, old: u8, new: u8, netns: u32) {
             } else {
                 Failed::Cancelled
             };
-            failed(conn, tp, without_error, fallback, netns);
+            failed(conn, tp, without_error, fallback);
         }
-        (_, state::CLOSE) => {
-            if conn::get(tp.sock()).is_some_and(|conn| conn::is_closed(conn)) {
-                return;
-            }
-            match conn::settled(tp) {
-                Some(conn) => closed(conn, tp, old),
-                None => closed_unknown(tp, old, netns),
-            }
-        }
+        (_, state::CLOSE) => match conn::settle(tp, conn) {
+            Some(conn) => closed(conn, tp, old),
+            None => closed_unknown(tp, old),
+        },
         _ => {
-            if let Some(conn) = conn::settled(tp) {
+            if let Some(conn) = conn::settle(tp, conn) {
                 leaves_established(conn, tp, new);
             }
         }
@@ -140,7 +136,7 @@ fn destroyed(ctx: *const c_void) {
                 Side::Server => Failed::Local,
                 _ => Failed::Other,
             };
-            failed(Some(conn), tp, without_error, side, sk.netns());
+            failed(Some(conn), tp, without_error, side);
         } else {
             // Without an error both ends sent a FIN.
             let old = match tp.err() {
@@ -167,15 +163,9 @@ fn failure(error: i32) -> Failed {
 /// A handshake that came to nothing, `without_error` why if the socket has no
 /// error. `fallback` is the side where there is no entry.
 #[inline(always)]
-fn failed(
-    conn: Option<&'static mut Conn>,
-    tp: TcpSock,
-    without_error: Failed,
-    fallback: Side,
-    netns: u32,
-) {
+fn failed(conn: Option<&'static mut Conn>, tp: TcpSock, without_error: Failed, fallback: Side) {
     let side = conn.as_ref().map_or(fallback, |conn| conn::side(conn));
-    let number = row_of_sock(tp.sock(), side, netns, HOOK);
+    let number = row_of_sock(tp.sock(), side, tp.sock().netns(), HOOK);
     if let Some(row) = RowRef::get(number) {
         row.failed(match tp.err() {
             0 => without_error,
@@ -243,8 +233,8 @@ fn closed(conn: &mut Conn, tp: TcpSock, old: u8) {
 /// Closes a connection without an entry. Where one has found no place it was
 /// opened after the start: all that it did counts now, without its side.
 #[inline(never)]
-fn closed_unknown(tp: TcpSock, old: u8, netns: u32) {
-    let number = row_of_sock(tp.sock(), Side::Unknown, netns, HOOK);
+fn closed_unknown(tp: TcpSock, old: u8) {
+    let number = row_of_sock(tp.sock(), Side::Unknown, tp.sock().netns(), HOOK);
     let Some(row) = RowRef::get(number) else {
         return;
     };

@@ -81,6 +81,8 @@ pub struct Collector {
     connections: u64,
     start_seconds: f64,
     kernel: String,
+    /// Whether the kernel preempts programs on tracepoints.
+    preempts: bool,
     /// Keeps the measurement of run times on.
     _stats: Option<std::os::fd::OwnedFd>,
 }
@@ -105,6 +107,8 @@ impl Collector {
         let layout = layout::resolve(&own_btf)?;
         let modules = Path::new(VMLINUX).parent().unwrap_or(Path::new("/"));
         let reasons = Reasons::read(&own_btf, modules);
+        let kernel = own::kernel_release();
+        let preempts = own::preempts_programs(&kernel);
         let kfuncs = Kfuncs::resolve(&own_btf);
         let send_after = !own_btf.has_tracepoint(TCP_SEND) && own_btf.has_tracepoint(SOCK_SEND);
         drop(own_btf);
@@ -120,7 +124,7 @@ impl Collector {
             config: ProbeConfig {
                 buckets: (config.connections.unwrap_or(CONNECTIONS) / BUCKET_CONNS as u32).max(1),
                 send_after: send_after.into(),
-                preempts: own::preempts_programs(&own::kernel_release()).into(),
+                preempts: preempts.into(),
                 payload: kfuncs.reads_payload().into(),
                 ..probe_config(&namespaces, &names, &reasons, shards)
             },
@@ -155,7 +159,8 @@ impl Collector {
             visit_cost: Duration::ZERO,
             connections: 0,
             start_seconds,
-            kernel: own::kernel_release(),
+            preempts,
+            kernel,
             _stats: stats,
         };
         tracing::debug!("loaded the programs");
@@ -388,7 +393,8 @@ impl Collector {
                         "iter" => "iter_tcp",
                         _ => hook,
                     });
-                let is_healed = HEALED.contains(&hook);
+                // Where programs are preempted that may not be enough.
+                let is_healed = !self.preempts && HEALED.contains(&hook);
                 let hook = Hook::NAMES.into_iter().find(|&name| name == hook);
                 if let Some(hook) = hook.filter(|_| !is_healed) {
                     let known = skipped.entry(hook).or_insert(missed);

@@ -139,6 +139,7 @@ pub fn snapshot() -> Snapshot {
                 syn_queue_limit: 4096,
                 accept_queue_length: 17,
                 accept_queue_limit: 511,
+                accept_queue: histogram(&[(90, 1_234_567)]),
             },
         ],
         drops: vec![
