@@ -1,6 +1,7 @@
 //! TLS handshakes that come to nothing, each in its own way.
 
 use std::{
+    cell::RefCell,
     collections::BTreeMap,
     io::{self, Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
@@ -123,6 +124,8 @@ struct Scene {
     pair: Pair,
     daemon: Daemon,
     port: u16,
+    /// What was seen before.
+    last: RefCell<Snapshot>,
 }
 
 impl Scene {
@@ -133,7 +136,7 @@ impl Scene {
     /// Does something [`EACH`] times at once and compares what the ends count.
     #[track_caller]
     fn each(&self, what: &str, expected: Reasons, make: impl Fn() + Sync) {
-        let before = self.daemon.snapshot();
+        let before = self.last.take();
         thread::scope(|scope| {
             for _ in 0..EACH {
                 scope.spawn(&make);
@@ -160,6 +163,7 @@ impl Scene {
                 "{what}: {side} says {seen:?} instead of {expected:?}"
             );
         }
+        self.last.replace(after);
     }
 }
 
@@ -188,7 +192,12 @@ fn tls_handshakes_that_fail_are_told_apart() {
         let nginx = nginx(&pair, &program, &made);
         let hello = client_hello(&pair.client, &openssl, version);
         let daemon = Daemon::start(&pair.both(), &[]);
-        let scene = Scene { pair, daemon, port };
+        let scene = Scene {
+            pair,
+            daemon,
+            port,
+            last: RefCell::default(),
+        };
         let (client, target) = (&scene.pair.client, scene.target());
         let made_well = |options: &[&str]| s_client(client, &openssl, target, options);
         println!("--- {version}");
