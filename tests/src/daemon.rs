@@ -257,11 +257,7 @@ impl Daemon {
     /// Where none comes.
     #[track_caller]
     pub fn snapshot(&self) -> Snapshot {
-        let asked = now();
-        poll::until("a fresh snapshot", || {
-            let snapshot = self.latest();
-            (snapshot.timestamp_seconds - snapshot.duration_seconds > asked).then_some(snapshot)
-        })
+        self.fresh(false)
     }
 
     /// The same with the connections that are open.
@@ -271,9 +267,14 @@ impl Daemon {
     /// Where none comes.
     #[track_caller]
     pub fn fresh_connections(&self) -> Snapshot {
+        self.fresh(true)
+    }
+
+    #[track_caller]
+    fn fresh(&self, connections: bool) -> Snapshot {
         let asked = now();
-        poll::until("a fresh snapshot with connections", || {
-            let snapshot = self.connections();
+        poll::until("a fresh snapshot", || {
+            let snapshot = self.ask(Request { connections });
             (snapshot.timestamp_seconds - snapshot.duration_seconds > asked).then_some(snapshot)
         })
     }
