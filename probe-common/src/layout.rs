@@ -26,7 +26,7 @@ pub enum Source {
 pub struct Entry {
     /// Where its value comes from.
     pub source: Source,
-    /// Size that the programs load, in bytes; 0 where only the position counts.
+    /// Size that the field must have, in bytes; 0 where only the position counts.
     pub size: u32,
     /// Whether the tool cannot run without it.
     pub required: bool,
@@ -142,6 +142,18 @@ layout! {
     rcv_ooopack: Field("tcp_sock.rcv_ooopack"), 4, required;
     /// `u32`, congestion window in segments.
     snd_cwnd: Field("tcp_sock.snd_cwnd"), 4, required;
+    /// `unsigned long`, number of a system call (x86-64 only).
+    orig_ax: Field("pt_regs.orig_ax"), 8, optional;
+    /// `struct files_struct *` of a process.
+    task_files: Field("task_struct.files"), 8, required;
+    /// `struct fdtable *`.
+    files_fdt: Field("files_struct.fdt"), 8, required;
+    /// `struct file **`, by descriptor.
+    fdtable_fd: Field("fdtable.fd"), 8, required;
+    /// `void *`; of a socket's file its `struct socket *`.
+    file_private_data: Field("file.private_data"), 8, required;
+    /// `struct sock *`.
+    socket_sk: Field("socket.sk"), 8, required;
     /// `u64`, time of the first SYN-ACK in microseconds, CLOCK_MONOTONIC.
     snt_synack: Field("tcp_request_sock.snt_synack"), 8, required;
     /// `unsigned int`, the number of a network namespace.
@@ -154,14 +166,17 @@ layout! {
     skb_sk: Field("sk_buff.sk"), 8, required;
     /// `unsigned char *`, start of the buffer.
     skb_head: Field("sk_buff.head"), 8, required;
-    /// `unsigned char *`, start of the data.
-    skb_data: Field("sk_buff.data"), 8, required;
     /// `char[48]`; holds a `struct tcp_skb_cb` in TCP.
     skb_cb: Field("sk_buff.cb"), 48, required;
     /// `__u32`, sequence number of the first byte.
     cb_seq: Field("tcp_skb_cb.seq"), 4, required;
     /// `__u32`, sequence number after the last byte, a FIN counted.
     cb_end_seq: Field("tcp_skb_cb.end_seq"), 4, required;
+    /// `__u8` or `__u16`, flags of the TCP header; those that are read are in
+    /// the first byte of either.
+    cb_tcp_flags: Field("tcp_skb_cb.tcp_flags"), 0, required;
+    /// `unsigned int`, bytes from `data` on, those in fragments included.
+    skb_len: Field("sk_buff.len"), 4, required;
     /// `size_t`, bytes that a send is about.
     msg_count: Field("msghdr.msg_iter.count"), 8, required;
     /// `__be16`, the EtherType.

@@ -30,11 +30,13 @@ pub enum Hook {
     TcpSendmsgLocked = 11,
     /// `tp_btf/sock_send_length`.
     SockSendLength = 12,
+    /// `tp_btf/sys_exit`.
+    SysExit = 13,
 }
 
 impl Hook {
     /// Label values of the hooks, in the order of the slots.
-    pub const NAMES: [&'static str; 13] = [
+    pub const NAMES: [&'static str; 14] = [
         "inet_sock_set_state",
         "tcp_probe",
         "tcp_retransmit_skb",
@@ -48,6 +50,7 @@ impl Hook {
         "tcp_rcv_space_adjust",
         "tcp_sendmsg_locked",
         "sock_send_length",
+        "sys_exit",
     ];
 }
 

@@ -86,9 +86,9 @@ pub fn closed(conn: &Conn, how: Closed) {
     }
 }
 
-/// A segment with data arrived while the handshake is not [`DONE`].
+/// A segment with `payload` bytes arrived while the handshake is not [`DONE`].
 #[inline(never)]
-pub fn arrived(conn: &mut Conn, tp: TcpSock, skb: Skb) {
+pub fn arrived(conn: &mut Conn, tp: TcpSock, skb: Skb, payload: u32) {
     let seq = skb.seq();
     if conn.tls == UNKNOWN {
         // The first byte of the connection; one that comes early waits.
@@ -97,10 +97,7 @@ pub fn arrived(conn: &mut Conn, tp: TcpSock, skb: Skb) {
         }
         conn.tls_seq = seq;
     }
-    let Some((header, _)) = skb.tcp_header() else {
-        return give_up(conn);
-    };
-    let length = skb.end_seq().wrapping_sub(seq);
+    let header = skb.len().wrapping_sub(payload);
     let mut room = Bytes::room();
     let bytes = Bytes::of(&mut room, skb);
     for _ in 0..RECORDS {
@@ -109,7 +106,7 @@ pub fn arrived(conn: &mut Conn, tp: TcpSock, skb: Skb) {
             // Part of the record before this one came out of order.
             return give_up(conn);
         }
-        if at >= length {
+        if at >= payload {
             return;
         }
         let mut record = [0; HEADER as usize + 1];

@@ -69,6 +69,10 @@ pub struct CollectArgs {
     #[arg(long, value_name = "NUMBER", hide = true)]
     pub connections: Option<u32>,
 
+    /// Combinations of side, service and peer that are told apart, likewise.
+    #[arg(long, value_name = "NUMBER", hide = true, value_parser = clap::value_parser!(u32).range(1..))]
+    pub rows: Option<u32>,
+
     /// Least severity of the messages on stderr.
     #[arg(long, value_name = "LEVEL", value_enum, default_value_t)]
     pub log_level: LogLevel,

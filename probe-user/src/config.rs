@@ -41,6 +41,9 @@ pub struct Config {
     /// Connections that are remembered; [`CONNECTIONS`](crate::collector::CONNECTIONS)
     /// if absent.
     pub connections: Option<u32>,
+    /// Combinations of side, service and peer that are told apart, the overflow
+    /// counted; [`ROWS`](crate::collector::ROWS) if absent.
+    pub rows: Option<u32>,
 }
 
 /// The daemon itself.
@@ -71,6 +74,9 @@ pub struct Metrics {
     pub listen: Option<SocketAddr>,
     /// Largest number of series; what does not fit is folded into `other`.
     pub max_series: usize,
+    /// Whether the time in the accept queue ends when `accept()` returns, at the
+    /// price of a program on every system call.
+    pub accept_queue_exact: bool,
 }
 
 impl Default for Metrics {
@@ -78,6 +84,7 @@ impl Default for Metrics {
         Self {
             listen: None,
             max_series: 10_000,
+            accept_queue_exact: false,
         }
     }
 }
@@ -215,6 +222,7 @@ impl Config {
         self.bpf_stats = args.bpf_stats;
         self.noop_programs = args.noop_programs;
         self.connections = args.connections;
+        self.rows = args.rows;
     }
 }
 

@@ -112,6 +112,9 @@ pub const TCP_SEND: &str = "tcp_sendmsg_locked";
 /// Tells of a send when it has returned: for kernels without the other.
 pub const SOCK_SEND: &str = "sock_send_length";
 
+/// The program that sees `accept()` return, attached only where it is asked for.
+const ACCEPT: Hook = hook(["accept_exit", "noop_accept"], None, "sys_exit", false);
+
 /// Program of the socket iterator.
 const VISIT: &str = "tcp_visit";
 
@@ -125,6 +128,8 @@ pub struct Sizes {
 /// What the programs are told.
 #[derive(Clone, Debug)]
 pub struct Globals {
+    /// Whether to watch system calls for the return of `accept()`.
+    pub accept_exit: bool,
     /// Kernel functions that they may call.
     pub kfuncs: Kfuncs,
     /// Where the kernel keeps its fields.
@@ -331,7 +336,8 @@ fn attach_all(
     } else {
         TCP_SEND
     };
-    for hook in HOOKS.iter().filter(|hook| hook.tracepoint != other_send) {
+    let hooks = HOOKS.iter().filter(|hook| hook.tracepoint != other_send);
+    for hook in hooks.chain(globals.accept_exit.then_some(&ACCEPT)) {
         let twin = hook.twin.filter(|_| globals.config.preempts != 0);
         let names = match noop {
             true => [Some(hook.noop), None],

@@ -1,5 +1,6 @@
-//! More connections than are remembered: what finds no place is counted as
-//! lost with its side, and nothing else is.
+//! More connections than are remembered, and more services than are told
+//! apart: what finds no place is counted as lost with its labels, and the sums
+//! stay exact.
 
 use std::net::SocketAddr;
 
@@ -19,6 +20,9 @@ const PLACES: &str = "70";
 /// Connections to each address that stay open: two ends, two addresses, so
 /// more than there are places for.
 const HELD: usize = 30;
+
+/// Rows, one of them the overflow.
+const ROWS: &str = "3";
 
 fn lost(snapshot: &Snapshot, cause: &str) -> u64 {
     (snapshot.lost.iter())
@@ -71,6 +75,67 @@ fn more_connections_than_places_leave_the_sums_exact() {
         "sent at the least",
         sent_twice as u64,
         sum(|one| one.sent_bytes) as i64,
+    );
+    table.allow(witness.hidden() + truth::preempted(&snapshot));
+    table.check();
+    daemon.stop();
+    server.stop();
+}
+
+#[test]
+fn more_services_than_rows_leave_the_sums_exact() {
+    let Some(_turn) = skip::turn("more_services_than_rows_leave_the_sums_exact") else {
+        return;
+    };
+    let pair = Pair::new();
+    let targets: Vec<SocketAddr> = (8080..8090)
+        .flat_map(|port| on_port(&Pair::SERVERS, port))
+        .collect();
+    let server = Server::start(&pair.server, &targets, &[]);
+    let daemon = Daemon::start(&pair.both(), &["--rows", ROWS]);
+    let witness = Witness::start();
+    let before = pair.counters();
+
+    let clients = Clients {
+        connections: scaled(2_000),
+        threads: 4,
+        targets,
+    };
+    let client = clients.run(&pair.client);
+    let after = load::quiet(&pair.both(), 0);
+
+    let snapshot = daemon.snapshot();
+    let other = |one: &TcpSeries| one.labels.svc == "other";
+    let folded: u64 = (snapshot.tcp.iter().filter(|one| other(one)))
+        .map(|one| one.opened)
+        .sum();
+    let no_row = lost(&snapshot, "map_full");
+    println!("{folded} connections in the overflow row, {no_row} events without a row");
+    assert!(folded > 0, "every service found a row");
+    assert!(no_row >= folded, "what lost its labels is not counted");
+    assert_eq!(snapshot.tcp.len(), 3, "two rows and the overflow");
+
+    let both = (client.connections * 2) as i64;
+    let sum = |value: fn(&TcpSeries) -> u64| truth::sum(&snapshot, "", value);
+    let theirs = &after - &before;
+    let bytes = (client.sent + client.received) as i64;
+    let mut table = Table::default();
+    table.equal("opened", sum(|one| one.opened), both);
+    let kernel = theirs.get("Tcp.PassiveOpens") + theirs.get("Tcp.ActiveOpens");
+    table.equal(
+        "opened, as the kernel counts",
+        sum(|one| one.opened),
+        kernel,
+    );
+    table.equal("closed", sum(|one| one.closed.values().sum()), both);
+    table.equal("durations", sum(|one| one.duration.count()), both);
+    table.equal("open", sum(|one| one.open), 0);
+    table.equal_bytes("sent", sum(|one| one.sent_bytes), bytes, load::MOST_BYTES);
+    table.equal_bytes(
+        "received",
+        sum(|one| one.received_bytes),
+        bytes,
+        load::MOST_BYTES,
     );
     table.allow(witness.hidden() + truth::preempted(&snapshot));
     table.check();

@@ -14,8 +14,8 @@ use crate::globals::global;
 const ETH_P_IP: u16 = 0x0800;
 const ETH_P_ARP: u16 = 0x0806;
 const ETH_P_IPV6: u16 = 0x86dd;
-/// Flags of the TCP header.
-pub const FIN: u8 = 1 << 0;
+/// Flags of the TCP header; FIN is also what it adds to the sequence number.
+const FIN: u8 = 1 << 0;
 const RST: u8 = 1 << 2;
 
 /// A `struct sk_buff *`.
@@ -49,16 +49,28 @@ impl Skb {
         unsafe { load(self.0, global!(LAYOUT.skb_cb) + global!(LAYOUT.cb_end_seq)) }
     }
 
-    /// Data offset in bytes and flags of the TCP header with which the data of
-    /// a segment begins.
+    /// Bytes of payload of a segment in TCP.
     #[inline(always)]
-    pub fn tcp_header(self) -> Option<(u32, u8)> {
-        // SAFETY: a BTF-typed pointer; the helper checks the address.
-        unsafe {
-            let data: *const u8 = load(self.0, global!(LAYOUT.skb_data));
-            let [offset, flags] = bpf_probe_read_kernel(data.add(12).cast::<[u8; 2]>()).ok()?;
-            Some((u32::from(offset >> 4) * 4, flags))
+    pub fn payload(self) -> u32 {
+        let length = self.end_seq().wrapping_sub(self.seq());
+        if length == 0 {
+            return 0;
         }
+        // SAFETY: a BTF-typed pointer; see `load`.
+        let flags: u8 = unsafe {
+            load(
+                self.0,
+                global!(LAYOUT.skb_cb) + global!(LAYOUT.cb_tcp_flags),
+            )
+        };
+        length.wrapping_sub(u32::from(flags & FIN))
+    }
+
+    /// Bytes of a segment in TCP from its TCP header on.
+    #[inline(always)]
+    pub fn len(self) -> u32 {
+        // SAFETY: a BTF-typed pointer; see `load`.
+        unsafe { load(self.0, global!(LAYOUT.skb_len)) }
     }
 
     /// The socket that owns it.

@@ -40,6 +40,17 @@ pub fn mapped(v4: u32) -> Address {
     [0, 0xffff_0000 | u64::from(v4) << 32]
 }
 
+/// An address less one that does not change while the programs are loaded.
+#[inline(always)]
+pub fn number(pointer: *const c_void) -> u64 {
+    let mut number = pointer as u64;
+    // SAFETY: registers only.
+    unsafe {
+        asm!("{0} -= {1}", inout(reg) number, in(reg) &raw const LAYOUT, options(pure, readonly, nostack));
+    }
+    number
+}
+
 macro_rules! getters {
     ($($(#[$doc:meta])* $name:ident: $field:ident as $type:ty;)*) => {
         $(
@@ -80,12 +91,7 @@ impl Sock {
     /// verifier takes a difference of pointers for a number.
     #[inline(always)]
     pub fn id(self) -> u64 {
-        let mut id = self.0.as_ptr() as u64;
-        // SAFETY: registers only.
-        unsafe {
-            asm!("{0} -= {1}", inout(reg) id, in(reg) &raw const LAYOUT, options(pure, readonly, nostack));
-        }
-        id
+        number(self.0.as_ptr())
     }
 
     /// Whether a program has it: a connection that waits for `accept()` is

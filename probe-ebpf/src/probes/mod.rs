@@ -21,6 +21,7 @@ macro_rules! twins {
     };
 }
 
+mod accepts;
 mod drops;
 mod noop;
 mod packets;

@@ -30,6 +30,7 @@ empty! {
     noop_tcp_read: "tcp_rcv_space_adjust";
     noop_tcp_send: "tcp_sendmsg_locked";
     noop_sock_send: "sock_send_length";
+    noop_accept: "sys_exit";
 }
 
 #[xdp(frags)]

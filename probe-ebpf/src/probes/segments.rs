@@ -16,7 +16,7 @@ use crate::{
     globals::global,
     kernel::{
         arg, msg_count,
-        skb::{FIN, Skb},
+        skb::Skb,
         sock::{IPPROTO_TCP, Sock, TcpSock},
     },
     turns,
@@ -46,16 +46,10 @@ fn arrives(ctx: *const c_void) {
 
 #[inline(always)]
 fn segment(conn: &mut Conn, tp: TcpSock, skb: Skb) {
-    let length = skb.end_seq().wrapping_sub(skb.seq());
-    let has_payload = match length {
-        0 => false,
-        // A byte, or a FIN.
-        1 => skb.tcp_header().is_none_or(|(_, flags)| flags & FIN == 0),
-        _ => true,
-    };
-    turns::arrived(conn, tp, has_payload);
-    if has_payload && global!(CONFIG.payload) != 0 && conn.tls != tls::DONE {
-        crate::tls::arrived(conn, tp, skb);
+    let payload = skb.payload();
+    turns::arrived(conn, tp, payload != 0);
+    if payload != 0 && global!(CONFIG.payload) != 0 && conn.tls != tls::DONE {
+        crate::tls::arrived(conn, tp, skb, payload);
     }
 }
 

@@ -43,7 +43,7 @@ use crate::{
 };
 
 /// Rows: combinations of side, service port and peer that are told apart.
-const ROWS: u32 = 512;
+pub const ROWS: u32 = 512;
 /// Shards of a row on a large host: memory against CPUs that share a cache line.
 const MAX_SHARDS: u32 = 8;
 /// Connections that are remembered.
@@ -122,12 +122,14 @@ impl Collector {
         let globals = Globals {
             layout,
             config: ProbeConfig {
+                rows: config.rows.unwrap_or(ROWS),
                 buckets: (config.connections.unwrap_or(CONNECTIONS) / BUCKET_CONNS as u32).max(1),
                 send_after: send_after.into(),
                 preempts: preempts.into(),
                 payload: kfuncs.reads_payload().into(),
                 ..probe_config(&namespaces, &names, &reasons, shards)
             },
+            accept_exit: config.metrics.accept_queue_exact,
             kfuncs,
         };
         let stats = if config.bpf_stats {
@@ -144,7 +146,7 @@ impl Collector {
             prepare(loaded, &names)
         })?;
         let devices = attach_devices(config, &btf, &globals, &namespaces)?;
-        let rows = Rows::new(&host, ROWS, shards)?;
+        let rows = Rows::new(&host, config.rows.unwrap_or(ROWS), shards)?;
         let mut collector = Self {
             host,
             devices,
@@ -517,7 +519,6 @@ fn probe_config(
     shards: u32,
 ) -> ProbeConfig {
     let mut config = ProbeConfig {
-        rows: ROWS,
         shards,
         key_netns: u32::from(names.by_netns()),
         peers: u32::from(!names.peers().is_empty()),

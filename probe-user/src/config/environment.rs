@@ -45,6 +45,9 @@ impl Config {
                 self.metrics.listen = Some(parse_listen(value).map_err(|e| anyhow!(e))?);
             }
             "EDGEPROBE_METRICS_MAX_SERIES" => self.metrics.max_series = number(value)?,
+            "EDGEPROBE_METRICS_ACCEPT_QUEUE_EXACT" => {
+                self.metrics.accept_queue_exact = flag(value)?;
+            }
             "EDGEPROBE_PACKETS_XDP_MODE" => {
                 self.packets.xdp_mode = XdpMode::from_str(value, false)
                     .map_err(|_| anyhow!("{value:?} is not one of native, generic, auto"))?;
@@ -54,6 +57,12 @@ impl Config {
         }
         Ok(())
     }
+}
+
+fn flag(value: &str) -> anyhow::Result<bool> {
+    value
+        .parse()
+        .with_context(|| format!("{value:?} is neither true nor false"))
 }
 
 fn number<T: std::str::FromStr<Err = std::num::ParseIntError>>(value: &str) -> anyhow::Result<T> {

@@ -40,6 +40,7 @@ struct Metrics {
     #[serde(deserialize_with = "listen")]
     listen: Option<std::net::SocketAddr>,
     max_series: Option<usize>,
+    accept_queue_exact: Option<bool>,
 }
 
 #[derive(Default, Deserialize)]
@@ -84,6 +85,10 @@ impl Config {
         );
         set(&mut self.metrics.listen, file.metrics.listen.map(Some));
         set(&mut self.metrics.max_series, file.metrics.max_series);
+        set(
+            &mut self.metrics.accept_queue_exact,
+            file.metrics.accept_queue_exact,
+        );
         set(&mut self.packets.interfaces, file.packets.interfaces);
         set(&mut self.packets.xdp_mode, file.packets.xdp_mode);
         set(&mut self.packets.flows, file.packets.flows);

@@ -61,6 +61,7 @@ fn resolve_entry(btf: &Btf, entry: &Entry) -> Result<u32, Error> {
         Source::Field(path) => {
             let field = btf.field(path).filter(|field| field.bits.is_none());
             if let Some(field) = field
+                && entry.size != 0
                 && field.size != entry.size
             {
                 return Err(Error::Size {
