@@ -353,12 +353,14 @@ pub fn against_programs(table: &mut Table, ours: &Snapshot, client: Totals, serv
     }
 }
 
-/// All that was lost, as text for a message.
+/// All that was lost or skipped, as text for a message.
 pub fn lost(snapshot: &Snapshot) -> String {
-    (snapshot.lost.iter())
-        .filter(|lost| lost.count > 0)
-        .fold(String::new(), |mut text, lost| {
-            let _ = writeln!(text, "lost: {} {}: {}", lost.hook, lost.cause, lost.count);
-            text
-        })
+    let mut text = String::new();
+    for lost in snapshot.lost.iter().filter(|lost| lost.count > 0) {
+        let _ = writeln!(text, "lost: {} {}: {}", lost.hook, lost.cause, lost.count);
+    }
+    for program in (snapshot.programs.iter()).filter(|program| program.skipped > 0) {
+        let _ = writeln!(text, "skipped: {}: {}", program.program, program.skipped);
+    }
+    text
 }
