@@ -30,8 +30,10 @@ pub struct SockRecord {
     pub state: u8,
     /// A [`crate::series::Side`].
     pub side: u8,
+    /// `enum tcp_ca_state`.
+    pub ca_state: u8,
     /// Zero.
-    pub _pad: u16,
+    pub _pad: u8,
     /// Smoothed RTT in microseconds; for a listener the accept queue's length.
     pub srtt_us: u32,
     /// Least RTT in microseconds; for a listener the backlog.

@@ -34,9 +34,9 @@ const MOST: u32 = (1 << 14) + 2048;
 /// Length of an encrypted alert in a TLS 1.3 record: two bytes, the real type
 /// and a tag of 16 bytes. Nothing else that is due in a handshake is as short.
 const ENCRYPTED_ALERT: u32 = 19;
-/// What a client sends to refuse a handshake: such a record, alone or after a
-/// ChangeCipherSpec.
-const SENT_ALERTS: [u64; 2] = [24, 30];
+/// What a client sends to refuse a handshake: such a record, or one that is not
+/// encrypted yet (OpenSSL), alone or after a ChangeCipherSpec.
+const SENT_ALERTS: [u64; 4] = [7, 13, 24, 30];
 /// Records that are looked at in one segment.
 const RECORDS: u32 = 8;
 

@@ -340,6 +340,9 @@ pub struct Connection {
     pub min_rtt_seconds: Option<f64>,
     /// Congestion window in segments.
     pub cwnd_segments: u32,
+    /// State of congestion control: `open`, `disorder`, `cwr`, `recovery` or
+    /// `loss`.
+    pub congestion: String,
     /// Payload bytes sent since it was opened.
     pub sent_bytes: u64,
     /// Payload bytes received since it was opened.

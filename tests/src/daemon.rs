@@ -97,6 +97,11 @@ impl Running {
         unsafe { libc::kill(self.child.id() as i32, signal) };
     }
 
+    /// Whether it has not ended.
+    pub fn is_alive(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
     /// Fails where it has ended.
     ///
     /// # Panics
@@ -252,9 +257,24 @@ impl Daemon {
     /// Where none comes.
     #[track_caller]
     pub fn snapshot(&self) -> Snapshot {
+        self.fresh(false)
+    }
+
+    /// The same with the connections that are open.
+    ///
+    /// # Panics
+    ///
+    /// Where none comes.
+    #[track_caller]
+    pub fn fresh_connections(&self) -> Snapshot {
+        self.fresh(true)
+    }
+
+    #[track_caller]
+    fn fresh(&self, connections: bool) -> Snapshot {
         let asked = now();
         poll::until("a fresh snapshot", || {
-            let snapshot = self.latest();
+            let snapshot = self.ask(Request { connections });
             (snapshot.timestamp_seconds - snapshot.duration_seconds > asked).then_some(snapshot)
         })
     }

@@ -10,7 +10,7 @@ use std::{
     os::fd::AsRawFd,
     sync::{
         Arc, Condvar, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -28,6 +28,7 @@ const TUNSETIFF: libc::c_ulong = 0x4004_54ca;
 pub struct DelayLine {
     server: Netns,
     client: Netns,
+    one_way_ns: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<io::Result<()>>>,
 }
@@ -54,6 +55,7 @@ impl DelayLine {
         });
         Pair::configure(&server, 1);
         Pair::configure(&client, 2);
+        let one_way_ns = Arc::new(AtomicU64::new(one_way.as_nanos() as u64));
         let stop = Arc::new(AtomicBool::new(false));
         let mut threads = Vec::new();
         for (from, to) in [(0, 1), (1, 0)] {
@@ -62,17 +64,24 @@ impl DelayLine {
             let to = taps[to].try_clone().expect("a descriptor");
             let (enter, leave) = (Arc::clone(&wire), wire);
             let (stop_enter, stop_leave) = (Arc::clone(&stop), Arc::clone(&stop));
+            let one_way_ns = Arc::clone(&one_way_ns);
             threads.push(thread::spawn(move || {
-                enter.take_in(from, one_way, &stop_enter)
+                enter.take_in(from, &one_way_ns, &stop_enter)
             }));
             threads.push(thread::spawn(move || leave.hand_out(to, &stop_leave)));
         }
         Self {
             server,
             client,
+            one_way_ns,
             stop,
             threads,
         }
+    }
+
+    /// Makes it another length, for the frames that enter from now on.
+    pub fn set(&self, one_way: Duration) {
+        (self.one_way_ns).store(one_way.as_nanos() as u64, Ordering::SeqCst);
     }
 
     /// Both namespaces.
@@ -152,13 +161,14 @@ impl Drop for DelayLine {
 }
 
 impl Wire {
-    fn take_in(&self, mut from: File, delay: Duration, stop: &AtomicBool) -> io::Result<()> {
+    fn take_in(&self, mut from: File, delay_ns: &AtomicU64, stop: &AtomicBool) -> io::Result<()> {
         let mut buffer = [0; 65536];
         while !stop.load(Ordering::SeqCst) {
             if !readable(&from)? {
                 continue;
             }
             let length = from.read(&mut buffer)?;
+            let delay = Duration::from_nanos(delay_ns.load(Ordering::SeqCst));
             let frame = (Instant::now() + delay, buffer[..length].to_vec());
             self.lock().push_back(frame);
             self.more.notify_one();
@@ -229,7 +239,11 @@ fn tap(name: &str) -> io::Result<File> {
 }
 
 /// `tcpi_rtt` in seconds.
-fn smoothed_rtt(stream: &TcpStream) -> io::Result<f64> {
+///
+/// # Errors
+///
+/// Where the socket is no TCP socket.
+pub fn smoothed_rtt(stream: &TcpStream) -> io::Result<f64> {
     // SAFETY: all-zero is a valid `tcp_info`.
     let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
     let mut length = size_of_val(&info) as libc::socklen_t;

@@ -14,6 +14,8 @@ pub mod http;
 pub mod load;
 pub mod netns;
 pub mod poll;
+pub mod postgres;
+pub mod programs;
 pub mod refuse;
 pub mod skip;
 pub mod snmp;

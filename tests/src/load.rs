@@ -377,22 +377,40 @@ impl Clients {
                 return Ok(());
             }
             let target = self.targets[number as usize % self.targets.len()];
-            let ending = match number / self.targets.len() as u32 % 10 {
-                0..=5 => Ending::ClientFirst,
-                6..=8 => Ending::ServerFirst,
-                _ => Ending::Abort,
-            };
-            // Mostly a segment or a few; now and then enough for a window.
-            let mut request = number.wrapping_mul(7919) % 2000;
-            let mut reply = number.wrapping_mul(104_729) % 4000;
-            if number % 64 == 1 {
-                request += LARGE[0];
-            }
-            if number % 97 == 1 {
-                reply += LARGE[1];
-            }
+            let (request, reply, ending) = self.plan(number);
             exchange(target, request, reply, ending, tally).map_err(|error| (number, error))?;
         }
+    }
+
+    /// Length of the request and of the reply of a connection, and its end.
+    fn plan(&self, number: u32) -> (u32, u32, Ending) {
+        let ending = match number / self.targets.len() as u32 % 10 {
+            0..=5 => Ending::ClientFirst,
+            6..=8 => Ending::ServerFirst,
+            _ => Ending::Abort,
+        };
+        // Mostly a segment or a few; now and then enough for a window.
+        let mut request = number.wrapping_mul(7919) % 2000;
+        let mut reply = number.wrapping_mul(104_729) % 4000;
+        if number % 64 == 1 {
+            request += LARGE[0];
+        }
+        if number % 97 == 1 {
+            reply += LARGE[1];
+        }
+        (request, reply, ending)
+    }
+
+    /// Connections whose server has something to answer, and those of them
+    /// whose client does not close its half before the answer.
+    pub fn answered(&self) -> [u64; 2] {
+        let plans = (0..self.connections).map(|number| self.plan(number));
+        let answered: Vec<_> = plans.filter(|(_, reply, _)| *reply > 0).collect();
+        let open = |(_, _, ending): &&(u32, u32, Ending)| *ending != Ending::ClientFirst;
+        [
+            answered.len() as u64,
+            answered.iter().filter(open).count() as u64,
+        ]
     }
 }
 

@@ -13,6 +13,9 @@ use crate::{
     snmp::Counters,
 };
 
+/// Segments that may arrive as one packet: 64 KiB of the smallest usual ones.
+const MERGED: i64 = (64 << 10) / 536;
+
 /// How two numbers must stand to each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Relation {
@@ -207,6 +210,17 @@ pub fn against_kernel(table: &mut Table, ours: &Snapshot, theirs: &Counters, ope
         table.equal("resets sent = OutRsts", sent, tcp("OutRsts"));
     }
 
+    // A transition from ESTABLISHED or CLOSE_WAIT to CLOSE, whose connection did
+    // not end by FIN. The reverse does not hold: after its own FIN an end can be
+    // reset or time out too, and the snapshot does not say in which state it was.
+    table.at_least(
+        "closed, but not by fin >= EstabResets",
+        sum(ours, "", |one| {
+            one.closed.values().sum::<u64>() - of(&one.closed, &["fin"])
+        }),
+        tcp("EstabResets"),
+    );
+
     let retransmits = |names: &[&str]| sum(ours, "", |one| of(&one.retransmits, names));
     table.equal(
         "retransmits = RetransSegs",
@@ -242,6 +256,30 @@ pub fn against_kernel(table: &mut Table, ours: &Snapshot, theirs: &Counters, ope
         "retransmits tail_loss_probe <= TCPLossProbes",
         retransmits(&["tail_loss_probe"]),
         ext("TCPLossProbes"),
+    );
+    // A DSACK that the kernel takes for a mistake is in the socket's count, but
+    // not in its own; it says how many it ignored.
+    let spurious = sum(ours, "", |one| one.spurious_retransmits);
+    let ignored = ext("TCPDSACKIgnoredDubious");
+    let segments = ext("TCPDSACKRecvSegs");
+    if ignored > 0 {
+        let most = segments + ignored * MERGED;
+        table.at_least("spurious >= TCPDSACKRecvSegs", spurious, segments);
+        table.at_most("spurious <= that and what was ignored", spurious, most);
+    } else {
+        table.equal("spurious = TCPDSACKRecvSegs", spurious, segments);
+        // One of them acknowledges a segment at least.
+        table.at_least("spurious >= TCPDSACKRecv", spurious, ext("TCPDSACKRecv"));
+    }
+    // Ours are segments; the kernel counts packets as it queues them, each one
+    // segment or some that were merged into at most 64 KiB.
+    let out_of_order = sum(ours, "", |one| one.out_of_order);
+    let queued = ext("TCPOFOQueue");
+    table.at_least("out of order >= TCPOFOQueue", out_of_order, queued);
+    table.at_most(
+        "out of order <= TCPOFOQueue, merged",
+        out_of_order,
+        queued * MERGED,
     );
     table.equal(
         "listen drops = ListenDrops",
@@ -315,12 +353,14 @@ pub fn against_programs(table: &mut Table, ours: &Snapshot, client: Totals, serv
     }
 }
 
-/// All that was lost, as text for a message.
+/// All that was lost or skipped, as text for a message.
 pub fn lost(snapshot: &Snapshot) -> String {
-    (snapshot.lost.iter())
-        .filter(|lost| lost.count > 0)
-        .fold(String::new(), |mut text, lost| {
-            let _ = writeln!(text, "lost: {} {}: {}", lost.hook, lost.cause, lost.count);
-            text
-        })
+    let mut text = String::new();
+    for lost in snapshot.lost.iter().filter(|lost| lost.count > 0) {
+        let _ = writeln!(text, "lost: {} {}: {}", lost.hook, lost.cause, lost.count);
+    }
+    for program in (snapshot.programs.iter()).filter(|program| program.skipped > 0) {
+        let _ = writeln!(text, "skipped: {}: {}", program.program, program.skipped);
+    }
+    text
 }

@@ -131,6 +131,14 @@ fn everything(test: &str, loss: Option<u32>) {
     let is_new = skip::kernel() >= (6, 11);
     let reset = truth::sum(&snapshot, "server", |one| one.connect_failures["reset"]);
     let half_open = if is_new { i64::from(2 * some) } else { 0 };
+    if loss.is_none() {
+        let not_fin = |one: &TcpSeries| one.closed.values().sum::<u64>() - one.closed["fin"];
+        table.equal(
+            "closed, but not by fin = EstabResets",
+            truth::sum(&snapshot, "", not_fin),
+            theirs.get("Tcp.EstabResets"),
+        );
+    }
     // A lost SYN is not sent again by hand.
     match loss {
         None => table.equal("half-open ones reset", reset, half_open),

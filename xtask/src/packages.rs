@@ -7,15 +7,20 @@ use anyhow::{Result, bail};
 use crate::cmd;
 
 /// What the real-kernel tests call: namespaces, packet filter, capture,
-/// counters, a Prometheus that scrapes and checks, and something to load.
+/// counters, a Prometheus that scrapes and checks, servers and what loads them
+/// (`pgbench` comes with the server).
 pub const KERNEL_TESTS: &[&str] = &[
+    "bird2",
     "bpftool",
     "ethtool",
+    "haproxy",
     "iproute2",
     "iptables",
     "iputils-ping",
     "nftables",
     "nginx-light",
+    "openssl",
+    "postgresql",
     "procps",
     "prometheus",
     "tshark",

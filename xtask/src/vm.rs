@@ -39,7 +39,16 @@ const BEGIN: &str = "EDGEPROBE-GUEST-BEGIN ";
 
 /// The test programs that tell whether an object loads and counts rightly. The
 /// others ask for the same of every kernel, and emulated processors are slow.
-const COUNTING: &[&str] = &["drops", "handshake", "owner", "truth", "xdp"];
+const COUNTING: &[&str] = &[
+    "drops",
+    "handshake",
+    "many",
+    "owner",
+    "queues",
+    "rtt",
+    "truth",
+    "xdp",
+];
 
 /// Which kernels, and how.
 #[derive(Args, Debug, Default)]

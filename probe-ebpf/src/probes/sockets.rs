@@ -130,6 +130,7 @@ fn connection(seq: *mut c_void, tp: TcpSock, netns: u32, state: u8) {
             row: conn.row,
             pid: conn.pid,
             side: conn.side as u8,
+            ca_state: tp.ca_state(),
             srtt_us: tp.srtt() >> 3,
             min_rtt_us: tp.min_rtt_us(),
             snd_cwnd: tp.snd_cwnd(),

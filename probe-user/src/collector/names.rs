@@ -265,6 +265,7 @@ pub fn connection(record: &SockRecord, labels: TcpLabels, owner: Owner, now_ns: 
         srtt_seconds: seconds(record.srtt_us),
         min_rtt_seconds: (record.min_rtt_us != u32::MAX).then(|| seconds(record.min_rtt_us)),
         cwnd_segments: record.snd_cwnd,
+        congestion: congestion(record.ca_state).to_owned(),
         sent_bytes: record.sent_bytes,
         received_bytes: record.received_bytes,
         retransmits: u64::from(record.retransmits),
@@ -285,6 +286,12 @@ pub fn listen_socket(record: &SockRecord, owner: Owner) -> ListenSocket {
 
 fn end(bytes: [u8; 16], port: u16) -> String {
     SocketAddr::new(address(bytes), port).to_string()
+}
+
+/// Name of a state of congestion control (`enum tcp_ca_state`).
+fn congestion(number: u8) -> &'static str {
+    const NAMES: [&str; 5] = ["open", "disorder", "cwr", "recovery", "loss"];
+    NAMES.get(usize::from(number)).unwrap_or(&"other")
 }
 
 /// Name of a TCP state (`include/net/tcp_states.h`).

@@ -156,6 +156,9 @@ pub fn services(source: Source<'_>) -> Table {
         "RTT p50" Plain 6 |s, b| s.quantile(b, 0.5, |s| &s.rtt);
         "RTT p99" Plain 2 |s, b| s.quantile(b, 0.99, |s| &s.rtt);
         "hs p99" Plain 5 |s, b| s.quantile(b, 0.99, |s| &s.handshake);
+        "TLS p99" Plain 7 |s, b| s.quantile(b, 0.99, |s| &s.tls_handshake);
+        "first p50" Plain 7 |s, b| s.quantile(b, 0.5, |s| &s.first_byte);
+        "first p99" Plain 3 |s, b| s.quantile(b, 0.99, |s| &s.first_byte);
         "retr" Counter 4 |s, b| s.counter(b, |s| sum(&s.retransmits));
         "retr%" Plain 6 |s, b| s.window(b).map_or(Value::Missing, |s| {
             Value::ratio(data_retransmits(s), s.sent_segments)
@@ -212,6 +215,7 @@ pub fn connections(source: Source<'_>) -> Table {
         "RTT" Plain 1 |c, _| Value::Seconds(c.srtt_seconds);
         "min RTT" Plain 5 |c, _| Value::seconds(c.min_rtt_seconds);
         "cwnd" Plain 8 |c, _| Value::Count(c.cwnd_segments.into());
+        "cong" Plain 8 |c, _| text(&c.congestion);
         "retr" Plain 4 |c, _| Value::Count(c.retransmits);
         "in" Plain 2 |c, _| Value::Bytes(c.received_bytes);
         "out" Plain 2 |c, _| Value::Bytes(c.sent_bytes);
@@ -280,6 +284,7 @@ pub fn listeners(source: Source<'_>) -> Table {
         "svc" Plain 0 |l, _| text(&l.item.svc);
         "accept queue" Plain 1 |l, _| queue(l.item.accept_queue_length, l.item.accept_queue_limit);
         "limit" Plain 2 |l, _| limit(l.item.accept_queue_limit);
+        "wait p99" Plain 2 |l, _| Value::seconds(l.item.accept_queue.quantile(0.99));
         "SYN queue" Plain 3 |l, _| queue(l.item.syn_queue_length, l.item.syn_queue_limit);
         "limit" Plain 4 |l, _| limit(l.item.syn_queue_limit);
         "drops" RatesOnly 1 |l, b| b.counter(l.item.drops, l.change);

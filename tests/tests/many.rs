@@ -1,0 +1,125 @@
+//! Many short connections to ten services at once: nothing is lost, and no map
+//! outgrows its bound.
+
+use std::{
+    net::SocketAddr,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use probe_tests::{
+    daemon::Daemon,
+    load::{self, Clients, Server, on_port},
+    netns::Pair,
+    skip::{self, scaled},
+    truth::{self, Table},
+    witness::Witness,
+};
+use probe_user::snapshot::{Snapshot, TcpSeries};
+
+/// Of the ten services.
+const PORTS: std::ops::Range<u16> = 8080..8090;
+
+#[track_caller]
+fn within_bounds(snapshot: &Snapshot) {
+    assert!(!snapshot.maps.is_empty(), "the maps are listed");
+    for map in &snapshot.maps {
+        assert!(
+            map.entries <= map.capacity,
+            "{}: {} entries of {}",
+            map.map,
+            map.entries,
+            map.capacity
+        );
+    }
+}
+
+#[test]
+fn many_short_connections_to_ten_services() {
+    let Some(_turn) = skip::turn("many_short_connections_to_ten_services") else {
+        return;
+    };
+    let pair = Pair::new();
+    pair.client.sysctl("ipv4/ip_local_port_range", "1024 65535");
+    let services: Vec<Vec<SocketAddr>> = PORTS.map(|port| on_port(&Pair::SERVERS, port)).collect();
+    let targets = services.concat();
+    let server = Server::start(&pair.server, &targets, &[]);
+    let daemon = Daemon::start(&pair.both(), &[]);
+    let witness = Witness::start();
+    let before = pair.counters();
+    let clients = Clients {
+        connections: scaled(200_000),
+        threads: 64,
+        targets: targets.clone(),
+    };
+    let (begun, done) = (Instant::now(), AtomicBool::new(false));
+    let totals = thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::SeqCst) {
+                within_bounds(&daemon.latest());
+                thread::sleep(Duration::from_millis(200));
+            }
+        });
+        let totals = clients.run(&pair.client);
+        done.store(true, Ordering::SeqCst);
+        totals
+    });
+    println!(
+        "{} connections in {:.1} s",
+        totals.connections,
+        begun.elapsed().as_secs_f64()
+    );
+    let theirs = &load::quiet(&pair.both(), 0) - &before;
+    let snapshot = daemon.snapshot();
+    within_bounds(&snapshot);
+
+    let mut table = Table::default();
+    truth::against_kernel(&mut table, &snapshot, &theirs, 0);
+    let served = server.totals();
+    truth::against_programs(&mut table, &snapshot, totals, served);
+    let number = |count: u64| i64::try_from(count).expect("few enough");
+    for (side, made) in [
+        ("client", totals.connections),
+        ("server", served.connections),
+    ] {
+        let sum = |value: fn(&TcpSeries) -> u64| truth::sum(&snapshot, side, value);
+        for (what, ours) in [
+            ("opened", sum(|one| one.opened)),
+            ("closed", sum(|one| one.closed.values().sum())),
+            ("durations", sum(|one| one.duration.count())),
+            ("handshakes", sum(|one| one.handshake.count())),
+        ] {
+            table.equal(what, ours, number(made));
+        }
+    }
+    let accepted = truth::sum(&snapshot, "server", |one| one.accept_queue.count());
+    table.equal("accepted", accepted, number(served.connections));
+    let not_fin = |one: &TcpSeries| one.closed.values().sum::<u64>() - one.closed["fin"];
+    table.equal(
+        "closed, but not by fin = EstabResets",
+        truth::sum(&snapshot, "", not_fin),
+        theirs.get("Tcp.EstabResets"),
+    );
+    if skip::kernel() >= (6, 12) {
+        for (side, answered) in ["server", "client"].into_iter().zip(clients.answered()) {
+            let ours = truth::sum(&snapshot, side, |one| one.first_byte.count());
+            table.equal("first bytes = answers", ours, number(answered));
+        }
+    }
+    // Each service has its share.
+    for port in PORTS {
+        let svc = port.to_string();
+        let opened = (snapshot.tcp.iter())
+            .filter(|one| one.labels.svc == svc && one.labels.side == "server")
+            .map(|one| one.opened)
+            .sum();
+        let each = number(totals.connections) / i64::from(PORTS.end - PORTS.start);
+        table.at_least("opened at a service", opened, each - 2);
+        table.at_most("opened at a service", opened, each + 2);
+    }
+    table.allow(witness.hidden() + truth::preempted(&snapshot));
+    table.check();
+    daemon.stop();
+    server.stop();
+}
