@@ -9,7 +9,7 @@ use super::skb::Skb;
 
 /// The bytes of a segment, from its TCP header on, wherever they lie.
 pub struct Bytes {
-    dynptr: [u64; 2],
+    _dynptr: [u64; 2],
 }
 
 impl Bytes {
