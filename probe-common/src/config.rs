@@ -13,9 +13,11 @@ pub struct ProbeConfig {
     /// Shards of a row, a power of two; a CPU writes to its number modulo this.
     pub shards: u32,
     /// Elements of the `CONNS` map.
-    pub buckets: u32,
+    pub places: u32,
     /// 1 where network namespaces are part of the key.
     pub key_netns: u32,
+    /// How the owners of sockets are part of the key, see [`crate::owner`].
+    pub key_owner: u32,
     /// 1 where peer groups are configured.
     pub peers: u32,
     /// 1 where services are narrowed by address.

@@ -11,26 +11,6 @@ pub const MAYBE_COOKIE: u32 = 8;
 /// The connection has been counted as closed or failed; its socket lives on.
 pub const CLOSED: u32 = 16;
 
-/// Connections in a [`Bucket`]: with `spilled` their numbers fill a cache line.
-pub const BUCKET_CONNS: usize = 7;
-
-/// Element of the `CONNS` map, a hash table of sockets in an array: a socket is
-/// in the first of two buckets that follow from its number or, where that was
-/// full, in the second. The kernel's own hash map takes some ten times as long
-/// to insert and to remove.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-pub struct Bucket {
-    /// Sockets whose first bucket this is and that are in their second.
-    pub spilled: u64,
-    /// Numbers of the sockets; 0 where the place is free.
-    pub sockets: [u64; BUCKET_CONNS],
-    /// What is remembered of them.
-    pub conns: [Conn; BUCKET_CONNS],
-}
-
-const _: () = assert!(size_of::<Bucket>() == 64 + 128 * BUCKET_CONNS);
-
 /// Element of the `STATUS` map: 1 once a connection has found no place.
 pub const STATUS_FULL: u32 = 0;
 /// Element of the `STATUS` map: 1 once all sockets have been visited, so that
@@ -41,32 +21,57 @@ pub const STATUS_COMPLETE: u32 = 1;
 /// connections.
 pub const STATUS_REPORT: u32 = 3;
 /// Element of the `STATUS` map: 1 once a SYN cookie has come back.
-pub const STATUS_COOKIES: u32 = 4;
+pub const STATUS_COOKIES: u32 = 2;
 /// Elements of the `STATUS` map.
-pub const STATUS_LEN: usize = 5;
-/// Element of the `STATUS` map: 0 for ever, which the verifier does not know.
-pub const STATUS_ZERO: u32 = 2;
+pub const STATUS_LEN: usize = 4;
+/// Places beside its own in which a connection may be. That all of them are
+/// taken is rare before the table is 80 % full.
+pub const PROBES: u32 = 64;
 
-/// What is remembered of one connection: two cache lines, of which most events
-/// need the first only.
+/// Element of the `CONNS` map, a hash table of sockets with open addressing: a
+/// connection is in the place that follows from the number of its socket or,
+/// where that was taken, in one of [`PROBES`] others.
+///
+/// Two cache lines: most events need the first only.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Conn {
+    /// Number of the socket; 0 where the place is free.
+    pub socket: u64,
     /// Time of ESTABLISHED, or of the first SYN while [`CONNECTING`] as a
     /// client, in nanoseconds of CLOCK_MONOTONIC; 0 where it lies before the start.
     pub since_ns: u64,
-    /// Payload bytes sent that are in the row already.
-    pub sent_bytes: u64,
-    /// Payload bytes received that are in the row already.
-    pub received_bytes: u64,
+    /// When the request passed whose answer is awaited, in nanoseconds of
+    /// CLOCK_MONOTONIC; 0 where none is. Written outside the socket's lock too,
+    /// on kernels that tell of a send when it has returned.
+    pub turn_ns: u64,
     /// The row.
     pub row: u32,
-    /// [`CONNECTING`], [`OPEN`].
+    /// [`CONNECTING`], [`OPEN`] and so on.
     pub flags: u32,
+    /// A [`crate::series::Side`].
+    pub side: u32,
     /// `srtt_us` when it was last looked at.
     pub srtt_us: u32,
     /// `mdev_us` when it was last looked at.
     pub mdev_us: u32,
+    /// `write_seq` when a send was last seen.
+    pub write_seq: u32,
+    /// How far the TLS handshake is, see [`crate::tls`].
+    pub tls: u32,
+    /// 1 once the program has been seen to use the socket: it was accepted.
+    /// Written like [`Self::turn_ns`].
+    pub used: u32,
+    /// Of the place, not of the connection in it: connections that belong here
+    /// and are elsewhere.
+    pub spilled: u64,
+    /// Payload bytes sent that are in the row already.
+    pub sent_bytes: u64,
+    /// Payload bytes received that are in the row already.
+    pub received_bytes: u64,
+    /// When the ClientHello passed, in nanoseconds of CLOCK_MONOTONIC; 0 where
+    /// it has not.
+    pub tls_ns: u64,
     /// Retransmitted segments that are in the row already.
     pub retransmits: u32,
     /// Segments received that are in the row already.
@@ -77,34 +82,18 @@ pub struct Conn {
     pub dsack_dups: u32,
     /// Segments out of order that are in the row already.
     pub out_of_order: u32,
-    /// A [`crate::series::Side`].
-    pub side: u32,
-    /// When the request passed whose answer is awaited, in nanoseconds of
-    /// CLOCK_MONOTONIC; 0 where none is. Written outside the socket's lock too,
-    /// on kernels that tell of a send when it has returned.
-    pub turn_ns: u64,
-    /// When the ClientHello passed, likewise; 0 where it has not.
-    pub tls_ns: u64,
-    /// Control group of the owner, the number of its folder in cgroup v2; 0
-    /// where it is not known.
-    pub cgroup: u64,
-    /// Process of the owner; 0 where it is not known.
+    /// Process that called `connect()`; 0 of any other connection.
     pub pid: u32,
     /// Where the next TLS record from the peer begins, a sequence number.
     pub tls_seq: u32,
-    /// How far the TLS handshake is, see [`crate::tls`].
-    pub tls: u32,
-    /// `write_seq` when a send was last seen.
-    pub write_seq: u32,
-    /// 1 once the program has been seen to use the socket: it was accepted.
-    /// Written like [`Self::turn_ns`].
-    pub used: u32,
     /// Zero.
-    pub _pad: [u32; 5],
+    pub _pad: [u32; 3],
 }
 
 const _: () = assert!(size_of::<Conn>() == 128);
+const _: () = assert!(core::mem::offset_of!(Conn, spilled) == 56);
+const _: () = assert!(core::mem::offset_of!(Conn, sent_bytes) == 64);
 
-// SAFETY: integers only, without padding (the sizes are asserted above).
+// SAFETY: integers only, without padding (asserted above).
 #[cfg(feature = "user")]
-unsafe impl aya::Pod for Bucket {}
+unsafe impl aya::Pod for Conn {}

@@ -85,6 +85,27 @@ layout! {
     sk_protocol: Field("sock.sk_protocol"), 2, required;
     /// `struct socket *`; null for a connection that waits for `accept()`.
     sk_socket: Field("sock.sk_socket"), 8, required;
+    /// `struct cgroup *` of cgroup v2, that of the program that made the socket
+    /// or of the listener that a connection was accepted from.
+    sk_cgroup: Field("sock.sk_cgrp_data.cgroup"), 8, optional;
+    /// `struct kernfs_node *`, the folder of a control group.
+    cgroup_kn: Field("cgroup.kn"), 8, required;
+    /// `struct cgroup_root *`, the hierarchy.
+    cgroup_root: Field("cgroup.root"), 8, required;
+    /// `int`, 0 of cgroup v2.
+    root_hierarchy: Field("cgroup_root.hierarchy_id"), 4, required;
+    /// `struct cgroup_subsys_state *`, that of the group above.
+    cgroup_parent: Field("cgroup.self.parent"), 8, required;
+    /// `struct cgroup *`, the group that a state is of.
+    css_cgroup: Field("cgroup_subsys_state.cgroup"), 8, required;
+    /// `const char *`, the name of a folder.
+    kn_name: Field("kernfs_node.name"), 8, required;
+    /// `u64`, the number of a folder.
+    kn_id: Field("kernfs_node.id"), 8, required;
+    /// `struct sock *`, the first TCP connection of MPTCP, or its listener.
+    mptcp_first: Field("mptcp_sock.first"), 8, optional;
+    /// `pid_t`, the process that a thread belongs to.
+    task_tgid: Field("task_struct.tgid"), 4, required;
     /// Bit field, whether the socket shares its port with others.
     skc_reuseport: Bits("sock_common.skc_reuseport"), 1, required;
     /// `int`; of a listener when its SYN queue overflowed, in jiffies.

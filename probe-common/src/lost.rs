@@ -32,11 +32,15 @@ pub enum Hook {
     SockSendLength = 12,
     /// `tp_btf/sys_exit`.
     SysExit = 13,
+    /// `tp_btf/cgroup_mkdir`.
+    CgroupMkdir = 14,
+    /// `tp_btf/cgroup_release`.
+    CgroupRelease = 15,
 }
 
 impl Hook {
     /// Label values of the hooks, in the order of the slots.
-    pub const NAMES: [&'static str; 14] = [
+    pub const NAMES: [&'static str; 16] = [
         "inet_sock_set_state",
         "tcp_probe",
         "tcp_retransmit_skb",
@@ -51,6 +55,8 @@ impl Hook {
         "tcp_sendmsg_locked",
         "sock_send_length",
         "sys_exit",
+        "cgroup_mkdir",
+        "cgroup_release",
     ];
 }
 

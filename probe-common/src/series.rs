@@ -40,6 +40,8 @@ pub const OVERFLOW_ROW: u32 = 0;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SeriesKey {
+    /// The owner, see [`crate::owner`].
+    pub owner: u64,
     /// Number of the network namespace, 0 where namespaces are not told apart.
     pub netns: u32,
     /// Port of the service in host order, 0 where it is not known.
@@ -51,7 +53,7 @@ pub struct SeriesKey {
     /// Number of the service address group, 0 for none.
     pub group: u8,
     /// Zero.
-    pub _pad: u16,
+    pub _pad: [u16; 3],
 }
 
 /// How a connection ended: positions in [`Counters::closed`].
@@ -265,7 +267,7 @@ pub struct DropKey {
     pub protocol: u32,
 }
 
-const _: () = assert!(size_of::<SeriesKey>() == 12);
+const _: () = assert!(size_of::<SeriesKey>() == 24);
 const _: () = assert!(size_of::<Counters>() == 32 * 8);
 const _: () = assert!(size_of::<Histogram>() == 8 * (1 + hist::SLOTS));
 const _: () = assert!(size_of::<Row>() == 32 * 8 + KINDS * size_of::<Histogram>());

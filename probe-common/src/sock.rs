@@ -1,9 +1,13 @@
-//! Record that the `iter/tcp` program writes for each socket.
+//! Records that the iterators write.
 
 /// One listener or connection.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SockRecord {
+    /// Number of the socket, as in [`Holder`].
+    pub id: u64,
+    /// Number of the owner's control group; 0 where this kernel does not tell.
+    pub cgroup: u64,
     /// Local address; IPv4 is mapped into `::ffff:0:0/96`.
     pub local: [u8; 16],
     /// Remote address, likewise.
@@ -26,8 +30,10 @@ pub struct SockRecord {
     pub state: u8,
     /// A [`crate::series::Side`].
     pub side: u8,
+    /// `enum tcp_ca_state`.
+    pub ca_state: u8,
     /// Zero.
-    pub _pad: u16,
+    pub _pad: u8,
     /// Smoothed RTT in microseconds; for a listener the accept queue's length.
     pub srtt_us: u32,
     /// Least RTT in microseconds; for a listener the backlog.
@@ -36,13 +42,34 @@ pub struct SockRecord {
     pub snd_cwnd: u32,
     /// Retransmitted segments; for a listener `sk_drops`.
     pub retransmits: u32,
+    /// Process that called `connect()`; 0 of other sockets.
+    pub pid: u32,
+    /// Zero.
+    pub _pad2: u32,
+}
+
+/// Record that the `iter/task_file` program writes for each TCP socket that a
+/// process holds.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Holder {
+    /// Number of the socket: the same in all programs as long as it lives.
+    pub id: u64,
+    /// The process.
+    pub pid: u32,
+    /// Zero.
+    pub _pad: u32,
 }
 
 /// TCP state of a listener.
 pub const LISTEN: u8 = 10;
 
-const _: () = assert!(size_of::<SockRecord>() == 88);
+const _: () = assert!(size_of::<SockRecord>() == 112);
+const _: () = assert!(size_of::<Holder>() == 16);
 
 // SAFETY: integers only, without padding (asserted above).
 #[cfg(feature = "user")]
 unsafe impl aya::Pod for SockRecord {}
+// SAFETY: integers only, without padding (asserted above).
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for Holder {}

@@ -16,7 +16,9 @@
 //! effect when it is done twice for one event. That is why an entry stays until
 //! its socket goes: it tells that the close has been counted.
 
-use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
+use core::mem::offset_of;
+
+use aya_ebpf::helpers::generated::{bpf_get_current_pid_tgid, bpf_ktime_get_ns};
 use probe_common::{
     conn::{
         CLOSED, CONNECTING, Conn, MAYBE_COOKIE, OPEN, STATUS_COMPLETE, STATUS_COOKIES, STATUS_FULL,
@@ -129,20 +131,23 @@ fn insert(sk: Sock) -> Option<&'static mut Conn> {
 }
 
 /// Fills a place, word by word: for a row of zeros the compiler would call a
-/// function that writes single bytes.
+/// function that writes single bytes. Whose the place is stays.
 #[inline(always)]
 fn fill(place: &mut Conn, conn: Conn) {
     const WORDS: usize = size_of::<Conn>() / 8;
+    const KEPT: [usize; 2] = [offset_of!(Conn, socket) / 8, offset_of!(Conn, spilled) / 8];
     // SAFETY: a `Conn` is that many words, without padding.
     let words = unsafe { core::mem::transmute::<Conn, [u64; WORDS]>(conn) };
     for (n, word) in words.into_iter().enumerate() {
-        // SAFETY: inside the place.
-        unsafe {
-            core::ptr::from_mut(place)
-                .cast::<u64>()
-                .add(n)
-                .write_volatile(word)
-        };
+        if !KEPT.contains(&n) {
+            // SAFETY: inside the place.
+            unsafe {
+                core::ptr::from_mut(place)
+                    .cast::<u64>()
+                    .add(n)
+                    .write_volatile(word);
+            }
+        }
     }
 }
 
@@ -170,10 +175,21 @@ pub fn begins(sk: Sock, side: Side) {
                 _ => CONNECTING,
             },
             side: side as u32,
+            pid: match side {
+                Side::Client => caller(),
+                _ => 0,
+            },
             ..Conn::default()
         };
         fill(place, conn);
     }
+}
+
+/// The process that is in a system call.
+#[inline(always)]
+fn caller() -> u32 {
+    // SAFETY: the helper takes no arguments.
+    (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32
 }
 
 /// Whether the listener that a child is still a copy of may answer with SYN
@@ -227,11 +243,11 @@ pub fn established(tp: TcpSock, fallback: Side) -> *mut Conn {
     let sk = tp.sock();
     let netns = sk.netns();
     let known = get(sk);
-    let (side, first_syn_ns, flags) = match &known {
-        Some(conn) if is_connecting(conn) => (side(conn), conn.since_ns, conn.flags),
+    let (side, first_syn_ns, flags, pid) = match &known {
+        Some(conn) if is_connecting(conn) => (side(conn), conn.since_ns, conn.flags, conn.pid),
         // The other program was here.
         Some(conn) if !is_closed(conn) => return core::ptr::from_ref(*conn).cast_mut(),
-        _ => (fallback, 0, 0),
+        _ => (fallback, 0, 0, 0),
     };
     // A look at the kernel's clock takes 30 ns; the socket has just had one.
     let now_ns = tp.clock_ns();
@@ -282,6 +298,7 @@ pub fn established(tp: TcpSock, fallback: Side) -> *mut Conn {
             _ => tls::DONE,
         },
         write_seq: tp.write_seq(),
+        pid,
         ..Conn::default()
     };
     fill(entry, conn);

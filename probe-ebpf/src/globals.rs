@@ -14,8 +14,9 @@ pub static LAYOUT: KernelLayout = KernelLayout::from_values([ABSENT; ENTRIES.len
 pub static CONFIG: ProbeConfig = ProbeConfig {
     rows: 1,
     shards: 1,
-    buckets: 1,
+    places: 1,
     key_netns: 0,
+    key_owner: 0,
     peers: 0,
     groups: 0,
     netns_len: 0,

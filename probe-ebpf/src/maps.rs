@@ -6,8 +6,9 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use probe_common::{
-    conn::{self, Bucket},
+    conn::{self, Conn},
     lost,
+    owner::{self, Name},
     packet::{FlowKey, Protocol, Traffic},
     series::{CORE_REASONS, DropKey, ResetKey, Row, SeriesKey},
 };
@@ -20,6 +21,24 @@ const NO_PREALLOC: usize = aya_ebpf::bindings::BPF_F_NO_PREALLOC as usize;
 #[btf_map]
 pub static ROW_OF: HashMap<SeriesKey, u32, 1024, 0> = HashMap::new();
 
+/// Owners by the number of their control group. Written by the collector for
+/// groups that are there, by the control group programs for those that come and
+/// go; read by the TCP programs. Full: counted; a service does not get its name,
+/// or an owner has rows for each of its groups.
+#[btf_map]
+pub static OWNER_OF: HashMap<u64, u64, { owner::CGROUPS }, NO_PREALLOC> = HashMap::new();
+
+/// Paths of control groups that have come, by their number, where owners go by
+/// name. Written when a group comes, read by the collector where it has gone
+/// already. Least recently used ones give way: such an owner is `unknown`.
+#[btf_map]
+pub static PATH_OF: LruHashMap<u64, Name, 1, 0> = LruHashMap::new();
+
+/// Owners by the path of a control group or the name of its folder. Written by
+/// the collector, read when a group comes. Full: as above.
+#[btf_map]
+pub static OWNER_BY: HashMap<Name, u64, { owner::NAMES }, NO_PREALLOC> = HashMap::new();
+
 /// Counters and histograms; the index is `row * shards + shard`. Written by the
 /// TCP programs with atomic adds, read by the collector through a mapping.
 #[btf_map]
@@ -29,14 +48,13 @@ pub static ROWS: Array<Row, 1, MMAPABLE> = Array::new();
 #[btf_map]
 pub static NEXT_ROW: Array<u64, 1, 0> = Array::new();
 
-/// Connections, a hash table of the sockets in buckets, see [`Bucket`]. Written
-/// by the TCP programs under the socket's lock, from the SYN on until the socket
-/// goes.
-/// Both buckets full: the connection is counted when it closes, with side
+/// Connections, a hash table of the sockets, see [`Conn`]. Written by the TCP
+/// programs under the socket's lock, from the SYN on until the socket goes.
+/// Places taken: the connection is counted when it closes, with side
 /// `unknown`. Can be mapped, though nobody does: its elements then begin at
 /// cache lines.
 #[btf_map]
-pub static CONNS: Array<Bucket, 1, MMAPABLE> = Array::new();
+pub static CONNS: Array<Conn, 1, MMAPABLE> = Array::new();
 
 /// How things stand, see [`STATUS_FULL`](probe_common::conn::STATUS_FULL) and
 /// the next. Written by the TCP programs and by the collector, read by the TCP

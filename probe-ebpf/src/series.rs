@@ -7,6 +7,7 @@ use aya_ebpf::{
 use probe_common::{
     hist,
     lost::{Cause, Hook},
+    owner::{self, CGROUP},
     series::{
         Closed, Counters, Failed, Histogram, Kind, OVERFLOW_ROW, PEER_LOOPBACK, PEER_OTHER,
         PEER_PRIVATE, PEER_PUBLIC, REASON_UNAVAILABLE, ResetKey, Retransmit, Row, SeriesKey, Side,
@@ -19,7 +20,7 @@ use crate::{
     globals::global,
     kernel::sock::{Address, Sock},
     lost,
-    maps::{GROUPS, NEXT_ROW, PEERS, RESETS, ROW_OF, ROWS},
+    maps::{GROUPS, NEXT_ROW, OWNER_OF, PEERS, RESETS, ROW_OF, ROWS},
 };
 
 /// The shard that this CPU writes to.
@@ -130,6 +131,21 @@ impl RowRef {
     }
 }
 
+/// The owner of a full socket, as a row's key has it.
+#[inline(always)]
+pub fn owner(sk: Sock) -> u64 {
+    if global!(CONFIG.key_owner) == owner::NONE {
+        return 0;
+    }
+    let cgroup = sk.cgroup();
+    // SAFETY: the value is copied at once.
+    match unsafe { OWNER_OF.get(&cgroup) } {
+        Some(&owner) => owner,
+        None if global!(CONFIG.key_owner) == owner::BY_NAME && cgroup != 0 => cgroup | CGROUP,
+        None => 0,
+    }
+}
+
 /// The row of a connection, by its side and its socket's addresses and ports.
 #[inline(always)]
 pub fn row_of_sock(sk: Sock, side: Side, netns: u32, hook: Hook) -> u32 {
@@ -139,20 +155,22 @@ pub fn row_of_sock(sk: Sock, side: Side, netns: u32, hook: Hook) -> u32 {
         Side::Client => (sk.remote_port(), remote),
         Side::Unknown | Side::None => (0, [0; 2]),
     };
-    row_of(side, port, address, remote, netns, hook)
+    row_of(side, port, address, remote, owner(sk), netns, hook)
 }
 
-/// The row of a side, a service's port and address, and a peer.
+/// The row of a side, a service's port and address, a peer and an owner.
 #[inline(always)]
 pub fn row_of(
     side: Side,
     port: u16,
     address: Address,
     remote: Address,
+    owner: u64,
     netns: u32,
     hook: Hook,
 ) -> u32 {
     let key = SeriesKey {
+        owner,
         netns: if global!(CONFIG.key_netns) != 0 {
             netns
         } else {
@@ -166,7 +184,7 @@ pub fn row_of(
         } else {
             0
         },
-        _pad: 0,
+        _pad: [0; 3],
     };
     // SAFETY: values of this map are never removed and never change.
     if let Some(&row) = unsafe { ROW_OF.get(&key) } {

@@ -13,6 +13,7 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 use crate::cli::{CollectArgs, DEFAULT_SOCKET, DaemonArgs};
+use crate::collector::owner_names::Pattern;
 
 /// File that is read where none is named.
 pub const DEFAULT_FILE: &str = "/etc/edgeprobe/config.toml";
@@ -77,6 +78,10 @@ pub struct Metrics {
     /// Whether the time in the accept queue ends when `accept()` returns, at the
     /// price of a program on every system call.
     pub accept_queue_exact: bool,
+    /// Whether the series have a label for the owner.
+    pub owner_label: bool,
+    /// Whether the series have a label for the network namespace.
+    pub netns_label: bool,
 }
 
 impl Default for Metrics {
@@ -85,6 +90,8 @@ impl Default for Metrics {
             listen: None,
             max_series: 10_000,
             accept_queue_exact: false,
+            owner_label: false,
+            netns_label: false,
         }
     }
 }
@@ -103,11 +110,22 @@ pub struct Service {
     pub ports: Vec<u16>,
     /// Only in this network namespace, by name or path.
     pub netns: Option<String>,
-    /// Only processes of this control group. Not supported yet: refused.
+    /// Only sockets of this control group or one below it, by path.
     pub cgroup: Option<String>,
+    /// Only sockets of this unit's control group or one below it.
+    pub unit: Option<String>,
     /// Only with the service at one of these addresses; empty: any.
     #[serde(default)]
     pub addresses: Vec<IpNet>,
+}
+
+impl Service {
+    /// The control groups that narrow it; any of them will do.
+    pub fn owners(&self) -> impl Iterator<Item = Pattern> {
+        let path = self.cgroup.clone().map(Pattern::Path);
+        let unit = self.unit.clone().map(Pattern::Unit);
+        path.into_iter().chain(unit)
+    }
 }
 
 /// The end of a connection at which a service is.

@@ -64,6 +64,7 @@ pub(crate) mod sample {
             side: "server".into(),
             svc: "ng\"in\\x\n".into(),
             peer: "public".into(),
+            ..TcpLabels::default()
         };
         Snapshot {
             schema: crate::snapshot::SCHEMA,
@@ -125,6 +126,7 @@ pub(crate) mod sample {
                     sum_seconds: 0.5,
                     slots: vec![(300, 2)],
                 },
+                sockets: Vec::new(),
             }],
             drops: vec![Drop {
                 subsystem: "core".into(),

@@ -9,7 +9,7 @@ use aya::{
     programs::{BtfTracePoint, Iter, Program, ProgramError, Xdp, XdpMode as AyaMode},
 };
 use probe_common::{
-    config::ProbeConfig, kfunc, layout::KernelLayout, packet::Protocol, series::CORE_REASONS,
+    config::ProbeConfig, kfunc, layout::KernelLayout, owner, packet::Protocol, series::CORE_REASONS,
 };
 
 use crate::{
@@ -48,7 +48,7 @@ const fn hook(
     }
 }
 
-const HOOKS: [Hook; 11] = [
+const HOOKS: [Hook; 13] = [
     hook(
         ["sock_set_state", "noop_set_state"],
         Some("sock_set_state2"),
@@ -105,7 +105,17 @@ const HOOKS: [Hook; 11] = [
         false,
     ),
     hook(["sock_send", "noop_sock_send"], None, SOCK_SEND, false),
+    hook(["cgroup_mkdir", "noop_cgroup_new"], None, CGROUPS[0], false),
+    hook(
+        ["cgroup_release", "noop_cgroup_end"],
+        None,
+        CGROUPS[1],
+        false,
+    ),
 ];
+
+/// Tell of control groups that come and go: for where owners are told apart.
+const CGROUPS: [&str; 2] = ["cgroup_mkdir", "cgroup_release"];
 
 /// Tells of a send when it begins.
 pub const TCP_SEND: &str = "tcp_sendmsg_locked";
@@ -115,8 +125,10 @@ pub const SOCK_SEND: &str = "sock_send_length";
 /// The program that sees `accept()` return, attached only where it is asked for.
 const ACCEPT: Hook = hook(["accept_exit", "noop_accept"], None, "sys_exit", false);
 
-/// Program of the socket iterator.
-const VISIT: &str = "tcp_visit";
+/// Visits all sockets of a network namespace.
+pub const VISIT: &str = "tcp_visit";
+/// Visits all open files.
+pub const HOLDERS: &str = "sock_holders";
 
 /// Entries of the maps whose size is decided here.
 #[derive(Clone, Copy, Debug)]
@@ -230,13 +242,21 @@ fn open(btf: &Btf, globals: &Globals, sizes: Option<Sizes>, devices: u32) -> any
     // One object serves the hooks of the whole host and each device. Where a
     // map has no use it shrinks to one entry.
     let rows = sizes.map_or(1, |_| config.rows * config.shards);
+    let entries = |has_use: bool, full: u32| if has_use { full } else { 1 };
+    let owners = sizes.is_some() && config.key_owner != owner::NONE;
     EbpfLoader::new()
         .btf(Some(btf))
         .override_global("LAYOUT", &globals.layout, true)
         .override_global("CONFIG", &config, true)
         .map_max_entries("ROWS", rows)
         .map_max_entries("ROW_OF", sizes.map_or(1, |_| config.rows))
-        .map_max_entries("CONNS", sizes.map_or(1, |_| config.buckets))
+        .map_max_entries("CONNS", sizes.map_or(1, |_| config.places))
+        .map_max_entries("OWNER_OF", entries(owners, owner::CGROUPS as u32))
+        .map_max_entries("OWNER_BY", entries(owners, owner::NAMES as u32))
+        .map_max_entries(
+            "PATH_OF",
+            entries(owners && config.key_owner == owner::BY_NAME, owner::PATHS),
+        )
         .map_max_entries(
             "CORE_DROPS",
             config.shards * CORE_REASONS * Protocol::NAMES.len() as u32,
@@ -336,7 +356,11 @@ fn attach_all(
     } else {
         TCP_SEND
     };
-    let hooks = HOOKS.iter().filter(|hook| hook.tracepoint != other_send);
+    let owners = globals.config.key_owner != owner::NONE;
+    let is_used = |hook: &&Hook| {
+        hook.tracepoint != other_send && (owners || !CGROUPS.contains(&hook.tracepoint))
+    };
+    let hooks = HOOKS.iter().filter(is_used);
     for hook in hooks.chain(globals.accept_exit.then_some(&ACCEPT)) {
         let twin = hook.twin.filter(|_| globals.config.preempts != 0);
         let names = match noop {
@@ -367,11 +391,16 @@ fn attach_all(
             loaded.programs.push(program(name, hook, note));
         }
     }
-    load_iterator(&mut loaded.ebpf, VISIT, btf)
+    load_iterator(&mut loaded.ebpf, VISIT, "tcp", btf)
         .with_context(|| format!("cannot load {VISIT} for iter/tcp; see `edgeprobe doctor`"))?;
     loaded
         .programs
         .push(program(VISIT, "iter/tcp".to_owned(), String::new()));
+    let loaded_holders = load_iterator(&mut loaded.ebpf, HOLDERS, "task_file", btf);
+    let note = loaded_holders.map_or_else(|error| format!("{error:#}"), |()| String::new());
+    loaded
+        .programs
+        .push(program(HOLDERS, "iter/task_file".to_owned(), note));
     let note = match globals.config.payload {
         0 => "this kernel lets no tracing program read a payload (6.12 and later do)",
         _ => "",
@@ -412,37 +441,39 @@ fn attach_tracepoint(
     Ok(())
 }
 
-fn load_iterator(ebpf: &mut Ebpf, name: &str, btf: &Btf) -> anyhow::Result<()> {
+fn load_iterator(ebpf: &mut Ebpf, name: &str, target: &str, btf: &Btf) -> anyhow::Result<()> {
     let program = ebpf
         .program_mut(name)
         .context("the object has no such program")?;
     let program: &mut Iter = program.try_into()?;
     program
-        .load("tcp", btf)
+        .load(target, btf)
         .map_err(|error| anyhow!(refusal(&error)))
 }
 
-/// Visits all sockets of the network namespace of the calling thread and returns
-/// what the program wrote.
+/// Runs an iterator, [`VISIT`] for the network namespace of the calling thread,
+/// and returns what the program wrote.
 ///
 /// # Errors
 ///
 /// The kernel refuses, or reading fails.
-pub fn iterate(ebpf: &mut Ebpf) -> anyhow::Result<Vec<u8>> {
+pub fn iterate(ebpf: &mut Ebpf, name: &str) -> anyhow::Result<Vec<u8>> {
     use std::io::Read as _;
 
     let program = ebpf
-        .program_mut(VISIT)
+        .program_mut(name)
         .context("the object has no such program")?;
     let program: &mut Iter = program.try_into()?;
-    let link = program.attach().context("cannot attach to iter/tcp")?;
+    let link = program
+        .attach()
+        .with_context(|| format!("cannot attach {name}"))?;
     let mut file = program
         .take_link(link)?
         .into_file()
-        .context("cannot open iter/tcp")?;
+        .with_context(|| format!("cannot open {name}"))?;
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes)
-        .context("cannot read iter/tcp")?;
+        .with_context(|| format!("cannot read {name}"))?;
     Ok(bytes)
 }
 

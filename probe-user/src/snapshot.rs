@@ -61,6 +61,14 @@ pub struct TcpLabels {
     pub svc: String,
     /// Name of a CIDR group, `loopback`, `private`, `public` or `other`.
     pub peer: String,
+    /// Unit, container or control group, `unknown`, `none` or `other`; only with
+    /// `metrics.owner_label`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+    /// Name of the network namespace, `host`, its number, `none` or `other`;
+    /// only with `metrics.netns_label`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub netns: Option<String>,
 }
 
 /// Counters and histograms of one side, service and peer.
@@ -204,6 +212,30 @@ pub struct Listener {
     pub accept_queue_limit: u64,
     /// Sum of [`TcpSeries::accept_queue`] over all peers.
     pub accept_queue: Histogram,
+    /// The listening sockets, at most 100; those that look alike are one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sockets: Vec<ListenSocket>,
+}
+
+/// A listening socket.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ListenSocket {
+    /// Where it listens, `address:port` or `[address]:port`.
+    pub local: String,
+    /// Number of its network namespace.
+    pub netns: u32,
+    /// As [`Connection::owner`].
+    #[serde(default)]
+    pub owner: Option<String>,
+    /// As [`Connection::pid`].
+    #[serde(default)]
+    pub pid: Option<u32>,
+    /// As [`Connection::process`].
+    #[serde(default)]
+    pub process: Option<String>,
+    /// As [`Connection::cgroup`].
+    #[serde(default)]
+    pub cgroup: Option<String>,
 }
 
 /// Packets that the kernel dropped for one reason.
@@ -284,6 +316,22 @@ pub struct Connection {
     pub state: String,
     /// Number of its network namespace.
     pub netns: u32,
+    /// Name of the owner: container, unit or last part of the control group's
+    /// path; the process in the root group; `unknown` where the group was gone
+    /// when it was looked up. Absent where nothing is known.
+    #[serde(default)]
+    pub owner: Option<String>,
+    /// Process that holds the socket, the first of several; the listener's while
+    /// it waits for `accept()`. Absent where there is none.
+    #[serde(default)]
+    pub pid: Option<u32>,
+    /// Name of that process.
+    #[serde(default)]
+    pub process: Option<String>,
+    /// Path of the control group that the socket was made in, or its listener;
+    /// absent where cgroup v2 is not mounted or the group is gone.
+    #[serde(default)]
+    pub cgroup: Option<String>,
     /// Age in seconds; absent where it was open before the start.
     pub age_seconds: Option<f64>,
     /// Smoothed RTT in seconds.
@@ -292,6 +340,9 @@ pub struct Connection {
     pub min_rtt_seconds: Option<f64>,
     /// Congestion window in segments.
     pub cwnd_segments: u32,
+    /// State of congestion control: `open`, `disorder`, `cwr`, `recovery` or
+    /// `loss`.
+    pub congestion: String,
     /// Payload bytes sent since it was opened.
     pub sent_bytes: u64,
     /// Payload bytes received since it was opened.

@@ -5,6 +5,7 @@
 //! The rig panics where something is not as it must be, with the line of the
 //! test that asked for it.
 
+pub mod actor;
 pub mod daemon;
 pub mod delay;
 pub mod flatten;

@@ -15,7 +15,7 @@ use probe_tests::{
 use probe_user::snapshot::{Snapshot, TcpSeries};
 
 const PORT: u16 = 8080;
-/// Places: ten buckets.
+/// Places for connections.
 const PLACES: &str = "70";
 /// Connections to each address that stay open: two ends, two addresses, so
 /// more than there are places for.

@@ -43,6 +43,7 @@ const COUNTING: &[&str] = &[
     "drops",
     "handshake",
     "many",
+    "owner",
     "queues",
     "rtt",
     "truth",

@@ -4,6 +4,7 @@
 //! refused when the program is loaded, and a load through a freed object reads
 //! zero instead of faulting.
 
+pub mod cgroup;
 pub mod kfunc;
 pub mod skb;
 pub mod sock;

@@ -7,11 +7,15 @@ use aya_ebpf::helpers::{
     generated::{bpf_skc_to_tcp_request_sock, bpf_skc_to_tcp_sock},
 };
 
-use super::load;
+use probe_common::layout::ABSENT;
+
+use super::{cgroup::Cgroup, load};
 use crate::globals::{LAYOUT, global};
 
 /// `IPPROTO_TCP`.
 pub const IPPROTO_TCP: u16 = 6;
+/// `IPPROTO_MPTCP`.
+pub const IPPROTO_MPTCP: u16 = 262;
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
 const SOCK_DONE: u64 = 1 << 1;
@@ -23,11 +27,13 @@ pub mod state {
     pub const SYN_RECV: u8 = 3;
     pub const FIN_WAIT1: u8 = 4;
     pub const FIN_WAIT2: u8 = 5;
+    pub const TIME_WAIT: u8 = 6;
     pub const CLOSE: u8 = 7;
     pub const CLOSE_WAIT: u8 = 8;
     pub const LAST_ACK: u8 = 9;
     pub const LISTEN: u8 = 10;
     pub const CLOSING: u8 = 11;
+    pub const NEW_SYN_RECV: u8 = 12;
 }
 
 /// An address as 16 bytes in network order, in two words; IPv4 is mapped into
@@ -75,6 +81,12 @@ impl Sock {
         NonNull::new(pointer.cast_mut()).map(Self)
     }
 
+    /// The pointer, for helpers.
+    #[inline(always)]
+    pub fn as_ptr(self) -> *const c_void {
+        self.0.as_ptr()
+    }
+
     getters! {
         /// `AF_INET` or `AF_INET6`.
         family: skc_family as u16;
@@ -101,6 +113,19 @@ impl Sock {
         // SAFETY: a BTF-typed pointer; see `load`.
         let socket: *const c_void = unsafe { load(self.0, global!(LAYOUT.sk_socket)) };
         !socket.is_null()
+    }
+
+    /// Number of the owner's control group: that of the program that made the
+    /// socket, and a connection has it from its listener. 0 where this kernel
+    /// does not tell, and of request and TIME_WAIT sockets.
+    #[inline(always)]
+    pub fn cgroup(self) -> u64 {
+        let offset = global!(LAYOUT.sk_cgroup);
+        if offset == ABSENT || matches!(self.state(), state::TIME_WAIT | state::NEW_SYN_RECV) {
+            return 0;
+        }
+        // SAFETY: a BTF-typed pointer; see `load`.
+        Cgroup::new(unsafe { load(self.0, offset) }).map_or(0, Cgroup::id)
     }
 
     /// Remote port.

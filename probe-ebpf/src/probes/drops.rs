@@ -22,7 +22,7 @@ use crate::{
     },
     lost,
     maps::{CORE_DROPS, DROPS},
-    series::{RowRef, row_of, shard},
+    series::{RowRef, owner, row_of, shard},
 };
 
 const HOOK: Hook = Hook::KfreeSkb;
@@ -88,6 +88,7 @@ fn half_open_reset(skb: Skb, listener: Sock) {
         listener.local_port(),
         listener.local(),
         skb.source().unwrap_or_default(),
+        owner(listener),
         netns,
         HOOK,
     );

@@ -22,7 +22,9 @@ macro_rules! twins {
 }
 
 mod accepts;
+mod cgroups;
 mod drops;
+mod holders;
 mod noop;
 mod packets;
 mod resets;
@@ -30,3 +32,22 @@ mod retransmits;
 mod segments;
 mod sockets;
 mod states;
+
+use core::ffi::c_void;
+
+use aya_ebpf::helpers::generated::bpf_seq_write;
+
+/// Hands a record of an iterator to user space.
+#[inline(always)]
+fn write<T>(seq: *mut c_void, record: &T) {
+    // Does not fit: the kernel enlarges its buffer and visits the object again.
+    // SAFETY: the record is initialised, without padding, and of the length that
+    // is given.
+    let _ = unsafe {
+        bpf_seq_write(
+            seq.cast(),
+            core::ptr::from_ref(record).cast_mut().cast(),
+            size_of::<T>() as u32,
+        )
+    };
+}

@@ -31,6 +31,8 @@ empty! {
     noop_tcp_send: "tcp_sendmsg_locked";
     noop_sock_send: "sock_send_length";
     noop_accept: "sys_exit";
+    noop_cgroup_new: "cgroup_mkdir";
+    noop_cgroup_end: "cgroup_release";
 }
 
 #[xdp(frags)]

@@ -17,7 +17,7 @@ use crate::{
         sock::{Address, Sock, state},
         watched,
     },
-    series::{Direction, reset, row_of, row_of_sock},
+    series::{Direction, owner, reset, row_of, row_of_sock},
 };
 
 #[btf_tracepoint(function = "tcp_send_reset")]
@@ -48,10 +48,11 @@ fn sent(sk: Option<Sock>, skb: Option<Skb>, reason: Option<u32>) {
     }
     let peer_of_segment = || -> Address { skb.and_then(Skb::source).unwrap_or_default() };
     let row = match sk {
-        None => row_of(Side::None, 0, [0; 2], peer_of_segment(), netns, HOOK),
+        None => row_of(Side::None, 0, [0; 2], peer_of_segment(), 0, netns, HOOK),
         Some(sk) if sk.state() == state::LISTEN => {
             let (port, address) = (sk.local_port(), sk.local());
-            row_of(Side::Server, port, address, peer_of_segment(), netns, HOOK)
+            let peer = peer_of_segment();
+            row_of(Side::Server, port, address, peer, owner(sk), netns, HOOK)
         }
         Some(sk) => row_of_connection(sk, netns, HOOK),
     };

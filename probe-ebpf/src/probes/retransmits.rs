@@ -21,7 +21,7 @@ use crate::{
     },
     lost,
     maps::{HandshakeKey, SYNACKS},
-    series::{RowRef, row_of_sock},
+    series::{RowRef, owner, row_of, row_of_sock},
 };
 
 /// `icsk_ca_state` and `icsk_pending` values
@@ -100,18 +100,20 @@ fn cause(tp: TcpSock) -> Retransmit {
 #[btf_tracepoint(function = "tcp_retransmit_synack")]
 fn retrans_synack(ctx: BtfTracePointContext) -> i32 {
     let ctx: *const c_void = ctx.as_ptr();
+    let sk = Sock::new(arg(ctx, 0) as *const c_void);
     let req = Sock::new(arg(ctx, 1) as *const c_void);
     if let Some(req) = req.filter(|req| watched(req.netns())) {
-        synack_sent_again(req);
+        synack_sent_again(sk.map_or(0, owner), req);
     }
     0
 }
 
 #[inline(always)]
-fn synack_sent_again(req: Sock) {
+fn synack_sent_again(owner: u64, req: Sock) {
     const HOOK: Hook = Hook::TcpRetransmitSynack;
     let netns = req.netns();
-    let number = row_of_sock(req, Side::Server, netns, HOOK);
+    let (port, address, remote) = (req.local_port(), req.local(), req.remote());
+    let number = row_of(Side::Server, port, address, remote, owner, netns, HOOK);
     if let Some(row) = RowRef::get(number) {
         row.retransmits(Retransmit::SynAck, 1);
     }

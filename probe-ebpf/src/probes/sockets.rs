@@ -7,7 +7,6 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::helpers::generated::bpf_seq_write;
 use probe_common::{
     conn::STATUS_REPORT,
     lost::{Cause, Hook},
@@ -99,7 +98,7 @@ fn listener(seq: *mut c_void, tp: TcpSock, netns: u32) {
         side: Side::Server as u8,
         ..addresses(sk, netns, state::LISTEN)
     };
-    write(seq, &record);
+    super::write(seq, &record);
 }
 
 #[inline(always)]
@@ -129,14 +128,16 @@ fn connection(seq: *mut c_void, tp: TcpSock, netns: u32, state: u8) {
             received_bytes: conn.received_bytes,
             since_ns: conn.since_ns,
             row: conn.row,
+            pid: conn.pid,
             side: conn.side as u8,
+            ca_state: tp.ca_state(),
             srtt_us: tp.srtt() >> 3,
             min_rtt_us: tp.min_rtt_us(),
             snd_cwnd: tp.snd_cwnd(),
             retransmits: tp.total_retrans(),
             ..addresses(tp.sock(), netns, state)
         };
-        write(seq, &record);
+        super::write(seq, &record);
     }
 }
 
@@ -146,6 +147,8 @@ fn addresses(sk: Sock, netns: u32, state: u8) -> SockRecord {
     let [local, remote] =
         unsafe { core::mem::transmute::<[[u64; 2]; 2], [[u8; 16]; 2]>([sk.local(), sk.remote()]) };
     SockRecord {
+        id: sk.id(),
+        cgroup: sk.cgroup(),
         local,
         remote,
         netns,
@@ -154,17 +157,4 @@ fn addresses(sk: Sock, netns: u32, state: u8) -> SockRecord {
         state,
         ..SockRecord::default()
     }
-}
-
-#[inline(always)]
-fn write(seq: *mut c_void, record: &SockRecord) {
-    // Does not fit: the kernel enlarges its buffer and visits the socket again.
-    // SAFETY: the record is initialised and of the length that is given.
-    let _ = unsafe {
-        bpf_seq_write(
-            seq.cast(),
-            core::ptr::from_ref(record).cast_mut().cast(),
-            size_of::<SockRecord>() as u32,
-        )
-    };
 }

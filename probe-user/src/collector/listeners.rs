@@ -5,7 +5,7 @@
 //! some of them twice and other drops too). The sum over the services is that
 //! of the namespace, exactly; what the sockets do not explain is `other`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use probe_common::{
     series::Side,
@@ -13,7 +13,7 @@ use probe_common::{
 };
 
 use super::names::{Names, OTHER, address};
-use crate::snapshot::{Listener, TcpSeries};
+use crate::snapshot::{ListenSocket, Listener, TcpSeries};
 
 /// The services that listen.
 #[derive(Debug, Default)]
@@ -31,7 +31,12 @@ struct Namespace {
     /// them are added up.
     sockets: HashMap<([u8; 16], u16), u64>,
     queues: BTreeMap<String, Listener>,
+    /// The sockets, each with its service.
+    listening: Vec<(String, SockRecord)>,
 }
+
+/// Sockets of a service in a snapshot.
+const MAX_SOCKETS: usize = 100;
 
 impl Listeners {
     /// Takes in what one visit of a namespace saw. `listen_drops` is `None`
@@ -41,18 +46,22 @@ impl Listeners {
         netns: u32,
         records: &[SockRecord],
         listen_drops: Option<u64>,
-        names: &Names,
+        names: &mut Names,
     ) {
         let is_new = !self.namespaces.contains_key(&netns);
         let known = self.namespaces.entry(netns).or_default();
         let mut sockets: HashMap<_, u64> = HashMap::new();
         let mut services = HashMap::new();
         known.queues.clear();
+        known.listening.clear();
         for record in records.iter().filter(|record| record.state == LISTEN) {
             let key = (record.local, record.local_port);
             *sockets.entry(key).or_default() += u64::from(record.retransmits);
             let net = address(record.local).into();
-            let svc = names.service(netns, Side::Server as u8, record.local_port, Some(&net));
+            let owners = names.owners.bits_of(record);
+            let (side, port) = (Side::Server as u8, record.local_port);
+            let svc = names.service(netns, side, port, Some(&net), owners);
+            known.listening.push((svc.clone(), *record));
             let queue = known.queues.entry(svc.clone()).or_default();
             queue.accept_queue_length += u64::from(record.srtt_us);
             queue.accept_queue_limit += u64::from(record.min_rtt_us);
@@ -93,8 +102,34 @@ impl Listeners {
         self.namespaces.retain(|&inum, _| exists(inum));
     }
 
+    /// The sockets as they were seen last.
+    pub fn sockets(&self) -> impl Iterator<Item = &SockRecord> {
+        let all = self.namespaces.values().flat_map(|one| &one.listening);
+        all.map(|(_, record)| record)
+    }
+
+    /// The listener that a connection came from, as far as its address tells.
+    pub fn of(&self, connection: &SockRecord) -> Option<&SockRecord> {
+        let all = &self.namespaces.get(&connection.netns)?.listening;
+        let of_port = all
+            .iter()
+            .map(|(_, listener)| listener)
+            .filter(|listener| listener.local_port == connection.local_port);
+        let fit = |listener: &&SockRecord| match listener.local {
+            exact if exact == connection.local => Some(0),
+            any => address(any).is_unspecified().then_some(1),
+        };
+        of_port
+            .filter(|listener| fit(listener).is_some())
+            .min_by_key(fit)
+    }
+
     /// One row for each service, with the accept queue's times of its series.
-    pub fn rows(&self, tcp: &[TcpSeries]) -> Vec<Listener> {
+    pub fn rows(
+        &self,
+        tcp: &[TcpSeries],
+        mut socket: impl FnMut(&SockRecord) -> ListenSocket,
+    ) -> Vec<Listener> {
         let mut rows: BTreeMap<&str, Listener> = BTreeMap::new();
         for (svc, &drops) in &self.drops {
             rows.entry(svc).or_default().drops = drops;
@@ -110,6 +145,14 @@ impl Listeners {
             row.accept_queue_limit += queue.accept_queue_limit;
             row.syn_queue_length += queue.syn_queue_length;
             row.syn_queue_limit += queue.syn_queue_limit;
+        }
+        let mut sockets: BTreeMap<&str, BTreeSet<ListenSocket>> = BTreeMap::new();
+        for (svc, record) in self.namespaces.values().flat_map(|one| &one.listening) {
+            sockets.entry(svc).or_default().insert(socket(record));
+        }
+        for (svc, sockets) in sockets {
+            let row = rows.entry(svc).or_default();
+            row.sockets = sockets.into_iter().take(MAX_SOCKETS).collect();
         }
         for series in tcp.iter().filter(|one| !one.accept_queue.slots.is_empty()) {
             let row = rows.entry(&series.labels.svc).or_default();

@@ -2,8 +2,10 @@
 
 use std::collections::HashSet;
 
-use aya::maps::{Array, Map, MapData};
-use probe_common::sock::SockRecord;
+use aya::{
+    Pod,
+    maps::{Array, Map, MapData},
+};
 
 use crate::{
     loader::{self, Loaded},
@@ -16,14 +18,14 @@ pub fn counter(loaded: &Loaded, name: &str) -> anyhow::Result<u64> {
     Ok(map.get(&0, 0)?)
 }
 
-/// Splits what a socket iterator wrote into its records.
-pub fn records(bytes: &[u8]) -> Vec<SockRecord> {
-    let size = size_of::<SockRecord>();
+/// Splits what an iterator wrote into its records.
+pub fn records<T: Pod>(bytes: &[u8]) -> Vec<T> {
+    let size = size_of::<T>();
     bytes
         .chunks_exact(size)
         // SAFETY: the chunk has the size of the record, any bytes are a record,
         // and the read does not ask for alignment.
-        .map(|chunk| unsafe { chunk.as_ptr().cast::<SockRecord>().read_unaligned() })
+        .map(|chunk| unsafe { chunk.as_ptr().cast::<T>().read_unaligned() })
         .collect()
 }
 

@@ -1,10 +1,13 @@
 //! The only code that touches maps: reads them once, at one moment, and makes a
 //! [`Snapshot`] of what they hold.
 
+mod holders;
 mod listeners;
 mod maps;
 mod names;
 mod own;
+pub mod owner_names;
+mod owners;
 mod rows;
 
 use std::{
@@ -17,16 +20,17 @@ use anyhow::Context as _;
 use aya::maps::{Array, HashMap as BpfHash, MapData, lpm_trie::LpmTrie};
 use probe_common::{
     config::{MAX_NETNS, ProbeConfig},
-    conn::{BUCKET_CONNS, STATUS_COMPLETE, STATUS_COOKIES, STATUS_REPORT},
+    conn::{STATUS_COMPLETE, STATUS_COOKIES, STATUS_REPORT},
     lost::{Cause, Hook},
     packet::{FlowKey, Protocol, Traffic},
     series::{CORE_REASONS, DropKey, OVERFLOW_ROW, ResetKey},
-    sock::SockRecord,
+    sock::{LISTEN, SockRecord},
 };
 
 use self::{
     listeners::{Counted, Listeners},
     names::Names,
+    owners::Processes,
     rows::Rows,
 };
 use crate::{
@@ -123,7 +127,7 @@ impl Collector {
             layout,
             config: ProbeConfig {
                 rows: config.rows.unwrap_or(ROWS),
-                buckets: (config.connections.unwrap_or(CONNECTIONS) / BUCKET_CONNS as u32).max(1),
+                places: config.connections.unwrap_or(CONNECTIONS).max(1),
                 send_after: send_after.into(),
                 preempts: preempts.into(),
                 payload: kfuncs.reads_payload().into(),
@@ -142,9 +146,10 @@ impl Collector {
         let sizes = Sizes {
             flows: config.packets.flows,
         };
-        let host = loader::host(&btf, &globals, sizes, config.noop_programs, |loaded| {
+        let mut host = loader::host(&btf, &globals, sizes, config.noop_programs, |loaded| {
             prepare(loaded, &names)
         })?;
+        names.owners.tell(&mut host)?;
         let devices = attach_devices(config, &btf, &globals, &namespaces)?;
         let rows = Rows::new(&host, config.rows.unwrap_or(ROWS), shards)?;
         let mut collector = Self {
@@ -194,11 +199,11 @@ impl Collector {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             ..Snapshot::default()
         };
-        self.rows.read(&self.host)?;
+        self.read_rows()?;
         snapshot.tcp = self.rows.series(&self.names);
         let (resets, reset_entries) = self.resets()?;
         snapshot.resets = resets;
-        snapshot.listeners = self.listeners.rows(&snapshot.tcp);
+        snapshot.listeners = self.listening(&snapshot.tcp);
         let (drops, drop_entries) = self.drops()?;
         snapshot.drops = drops;
         for device in &self.devices {
@@ -219,21 +224,57 @@ impl Collector {
     ///
     /// The kernel refuses to list sockets.
     pub fn connections(&mut self, limit: usize) -> anyhow::Result<Vec<Connection>> {
+        let listeners: Vec<SockRecord> = self.listeners.sockets().copied().collect();
+        self.names.owners.holders.walk(&mut self.host, &listeners);
         self.set_status(STATUS_REPORT, 1)?;
         let visited = self.visit();
         self.set_status(STATUS_REPORT, 0)?;
         let mut records = visited?;
-        records.retain(|record| record.state != probe_common::sock::LISTEN);
+        records.retain(|record| record.state != LISTEN);
         records.sort_by_key(|record| std::cmp::Reverse(record.sent_bytes + record.received_bytes));
         records.truncate(limit);
-        self.rows.read(&self.host)?;
+        self.read_rows()?;
         let now_ns = own::monotonic_ns();
-        Ok(records
-            .iter()
-            .map(|record| {
-                names::connection(record, self.rows.labels(record.row, &self.names), now_ns)
-            })
-            .collect())
+        let mut processes = Processes::new();
+        let connections = records.iter().map(|record| {
+            let listener = self.listeners.of(record);
+            let holders = &self.names.owners.holders;
+            // The last is of use while it waits for `accept()`.
+            let pids = [
+                holders.of(record),
+                Some(record.pid),
+                listener.and_then(|listener| holders.of(listener)),
+            ];
+            let pids = pids.into_iter().flatten();
+            let owner = self.names.owners.of_socket(record, pids, &mut processes);
+            let labels = self.rows.labels(record.row, &self.names);
+            names::connection(record, labels, owner, now_ns)
+        });
+        Ok(connections.collect())
+    }
+
+    /// Learns of new rows and of the names that they need.
+    fn read_rows(&mut self) -> anyhow::Result<()> {
+        if self.rows.read(&self.host)? {
+            let (names, rows) = (&mut self.names, &self.rows);
+            names.learn_namespaces(rows.keys().map(|key| key.netns));
+            let owners = rows.keys().map(|key| key.owner);
+            names.owners.learn(&mut self.host, owners)?;
+        }
+        Ok(())
+    }
+
+    /// The listeners by service, with their owners.
+    fn listening(&mut self, tcp: &[snapshot::TcpSeries]) -> Vec<snapshot::Listener> {
+        let sockets: Vec<SockRecord> = self.listeners.sockets().copied().collect();
+        let owners = &mut self.names.owners;
+        owners.holders.refresh(&mut self.host, &sockets);
+        let mut processes = Processes::new();
+        self.listeners.rows(tcp, |record| {
+            let pid = owners.holders.of(record);
+            let owner = owners.of_socket(record, pid, &mut processes);
+            names::listen_socket(record, owner)
+        })
     }
 
     fn set_status(&mut self, element: u32, value: u64) -> anyhow::Result<()> {
@@ -256,7 +297,7 @@ impl Collector {
         for (&inum, netns) in &self.namespaces {
             let ebpf = &mut self.host.ebpf;
             let visited = netns.run(|| {
-                let bytes = loader::iterate(ebpf);
+                let bytes = loader::iterate(ebpf, loader::VISIT);
                 (bytes, Counted::here())
             });
             match visited {
@@ -264,7 +305,7 @@ impl Collector {
                     let seen = maps::records(&bytes?);
                     let drops = counted.map(|counted| counted.listen_drops);
                     cookies |= counted.is_some_and(|counted| counted.cookies != 0);
-                    self.listeners.update(inum, &seen, drops, &self.names);
+                    self.listeners.update(inum, &seen, drops, &mut self.names);
                     records.extend(seen);
                 }
                 Err(error) => {
@@ -422,11 +463,7 @@ impl Collector {
             ("ROWS", self.rows.used_entries()),
             ("CONNS", self.connections),
         ] {
-            let mut usage = maps::usage(&self.host, map, entries);
-            if map == "CONNS" {
-                usage.capacity *= BUCKET_CONNS as u64;
-            }
-            snapshot.maps.push(usage);
+            snapshot.maps.push(maps::usage(&self.host, map, entries));
         }
         for (device, read) in self.devices.iter().zip(&snapshot.devices) {
             let mut usage = maps::usage(&device.loaded, "FLOWS", read.flows);
@@ -521,6 +558,7 @@ fn probe_config(
     let mut config = ProbeConfig {
         shards,
         key_netns: u32::from(names.by_netns()),
+        key_owner: names.owners.mode(),
         peers: u32::from(!names.peers().is_empty()),
         groups: u32::from(!names.groups().is_empty()),
         netns_len: namespaces.len() as u32,
@@ -535,6 +573,7 @@ fn probe_config(
 
 /// Fills the maps that the programs read, before any of them runs.
 fn prepare(loaded: &mut Loaded, names: &Names) -> anyhow::Result<()> {
+    names.owners.tell(loaded)?;
     let mut next: Array<&mut MapData, u64> = loaded.map_mut("NEXT_ROW")?;
     next.set(0, u64::from(OVERFLOW_ROW + 1), 0)?;
     for (map, prefixes) in [("PEERS", names.peers()), ("GROUPS", names.groups())] {

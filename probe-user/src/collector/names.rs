@@ -1,6 +1,9 @@
-//! From keys to names: services, peers, addresses.
+//! From keys to names: services, peers, addresses, network namespaces.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+};
 
 use anyhow::bail;
 use aya::maps::lpm_trie::Key;
@@ -11,14 +14,19 @@ use probe_common::{
     sock::SockRecord,
 };
 
+use super::owners::{Owner, Owners};
 use crate::{
     config::{Config, ServiceSide},
-    kernel::netns::NetNs,
-    snapshot::{Connection, PacketFlow, TcpLabels},
+    kernel::netns::{self, NetNs},
+    snapshot::{Connection, ListenSocket, PacketFlow, TcpLabels},
 };
 
 /// Label value of what is folded or not known.
 pub const OTHER: &str = "other";
+/// Label value of an owner whose name was never known.
+pub const UNKNOWN: &str = "unknown";
+/// Label value of an owner or a namespace where there is no socket.
+const NOBODY: &str = "none";
 
 /// A prefix and its number.
 pub type Prefix = (Key<[u8; 16]>, u32);
@@ -31,6 +39,13 @@ pub struct Names {
     peers: Vec<(IpNet, u32)>,
     /// Address ranges of the services; the number of one is its position + 1.
     groups: Vec<IpNet>,
+    /// Who the sockets belong to.
+    pub owners: Owners,
+    /// Whether the series have labels for these.
+    owner_label: bool,
+    netns_label: bool,
+    /// Names of network namespaces, each as it was found first.
+    namespaces: HashMap<u32, String>,
 }
 
 #[derive(Debug)]
@@ -40,6 +55,8 @@ struct Service {
     ports: Vec<u16>,
     netns: Option<u32>,
     addresses: Vec<IpNet>,
+    /// Bits of its control groups; 0: any.
+    owners: u64,
 }
 
 impl Names {
@@ -50,6 +67,7 @@ impl Names {
     /// A service names a network namespace that is not there, or the services
     /// have more address ranges than the programs can tell apart.
     pub fn new(config: &Config) -> anyhow::Result<Self> {
+        let owners = Owners::new(config)?;
         let mut services = Vec::new();
         let mut groups: Vec<IpNet> = Vec::new();
         for service in &config.services {
@@ -65,6 +83,7 @@ impl Names {
                 ports: service.ports.clone(),
                 netns: netns.map(|netns| netns.inum),
                 addresses: service.addresses.clone(),
+                owners: (service.owners()).fold(0, |bits, one| bits | owners.bit(&one)),
             });
         }
         if groups.len() > usize::from(u8::MAX) {
@@ -84,12 +103,34 @@ impl Names {
             peer_names,
             peers,
             groups,
+            owners,
+            owner_label: config.metrics.owner_label,
+            netns_label: config.metrics.netns_label,
+            namespaces: HashMap::new(),
         })
     }
 
     /// Whether network namespaces must be told apart.
     pub fn by_netns(&self) -> bool {
-        self.services.iter().any(|service| service.netns.is_some())
+        self.netns_label || self.services.iter().any(|service| service.netns.is_some())
+    }
+
+    /// Gives namespaces their names, those that have none yet.
+    pub fn learn_namespaces(&mut self, inums: impl Iterator<Item = u32>) {
+        if !self.netns_label {
+            return;
+        }
+        let new: Vec<u32> = inums
+            .filter(|inum| *inum != 0 && !self.namespaces.contains_key(inum))
+            .collect();
+        if !new.is_empty() {
+            let names = netns::names();
+            for inum in new {
+                let name = names.get(&inum).cloned();
+                let name = name.unwrap_or_else(|| inum.to_string());
+                self.namespaces.entry(inum).or_insert(name);
+            }
+        }
     }
 
     /// Prefixes of the configured peers.
@@ -114,10 +155,31 @@ impl Names {
         let group = usize::from(key.group)
             .checked_sub(1)
             .and_then(|n| self.groups.get(n));
+        let (owners, owner) = self.owners.of_key(key.owner);
+        // Where there is no socket there is nobody to name.
+        let nobody = if key.side == Side::None as u8 {
+            NOBODY
+        } else {
+            UNKNOWN
+        };
+        let netns = self.namespaces.get(&key.netns);
         TcpLabels {
             side: (*side).to_owned(),
-            svc: self.service(key.netns, key.side, key.port, group),
+            svc: self.service(key.netns, key.side, key.port, group, owners),
             peer: self.peer(key.peer),
+            owner: (self.owner_label).then(|| owner.unwrap_or_else(|| nobody.to_owned())),
+            netns: (self.netns_label).then(|| netns.map_or(nobody, String::as_str).to_owned()),
+        }
+    }
+
+    /// The labels of what is folded.
+    pub fn folded(&self) -> TcpLabels {
+        TcpLabels {
+            side: "unknown".to_owned(),
+            svc: OTHER.to_owned(),
+            peer: OTHER.to_owned(),
+            owner: self.owner_label.then(|| OTHER.to_owned()),
+            netns: self.netns_label.then(|| OTHER.to_owned()),
         }
     }
 
@@ -135,8 +197,16 @@ impl Names {
         .to_owned()
     }
 
-    /// The service on a port: the first that matches, else the number.
-    pub fn service(&self, netns: u32, side: u8, port: u16, address: Option<&IpNet>) -> String {
+    /// The service on a port: the first that matches, else the number. `owners`
+    /// are the bits of the socket's control group.
+    pub fn service(
+        &self,
+        netns: u32,
+        side: u8,
+        port: u16,
+        address: Option<&IpNet>,
+        owners: u64,
+    ) -> String {
         let wanted = match side {
             side if side == Side::Server as u8 => ServiceSide::Server,
             side if side == Side::Client as u8 => ServiceSide::Client,
@@ -146,6 +216,7 @@ impl Names {
             (service.side == ServiceSide::Any || service.side == wanted)
                 && (service.ports.is_empty() || service.ports.contains(&port))
                 && service.netns.is_none_or(|inum| inum == netns)
+                && (service.owners == 0 || service.owners & owners != 0)
                 && (service.addresses.is_empty()
                     || address.is_some_and(|address| {
                         service.addresses.iter().any(|net| net.contains(address))
@@ -172,11 +243,19 @@ pub fn address(bytes: [u8; 16]) -> IpAddr {
 }
 
 /// A connection for people.
-pub fn connection(record: &SockRecord, labels: TcpLabels, now_ns: u64) -> Connection {
-    let end = |bytes, port| SocketAddr::new(address(bytes), port).to_string();
+pub fn connection(record: &SockRecord, labels: TcpLabels, owner: Owner, now_ns: u64) -> Connection {
     let seconds = |us: u32| f64::from(us) / 1e6;
     Connection {
-        labels,
+        // The connection has these itself.
+        labels: TcpLabels {
+            owner: None,
+            netns: None,
+            ..labels
+        },
+        owner: owner.name,
+        pid: owner.pid,
+        process: owner.process,
+        cgroup: owner.cgroup,
         local: end(record.local, record.local_port),
         remote: end(record.remote, record.remote_port),
         state: state(record.state).to_owned(),
@@ -186,10 +265,33 @@ pub fn connection(record: &SockRecord, labels: TcpLabels, now_ns: u64) -> Connec
         srtt_seconds: seconds(record.srtt_us),
         min_rtt_seconds: (record.min_rtt_us != u32::MAX).then(|| seconds(record.min_rtt_us)),
         cwnd_segments: record.snd_cwnd,
+        congestion: congestion(record.ca_state).to_owned(),
         sent_bytes: record.sent_bytes,
         received_bytes: record.received_bytes,
         retransmits: u64::from(record.retransmits),
     }
+}
+
+/// A listening socket for people.
+pub fn listen_socket(record: &SockRecord, owner: Owner) -> ListenSocket {
+    ListenSocket {
+        local: end(record.local, record.local_port),
+        netns: record.netns,
+        owner: owner.name,
+        pid: owner.pid,
+        process: owner.process,
+        cgroup: owner.cgroup,
+    }
+}
+
+fn end(bytes: [u8; 16], port: u16) -> String {
+    SocketAddr::new(address(bytes), port).to_string()
+}
+
+/// Name of a state of congestion control (`enum tcp_ca_state`).
+fn congestion(number: u8) -> &'static str {
+    const NAMES: [&str; 5] = ["open", "disorder", "cwr", "recovery", "loss"];
+    NAMES.get(usize::from(number)).unwrap_or(&"other")
 }
 
 /// Name of a TCP state (`include/net/tcp_states.h`).
@@ -274,7 +376,8 @@ mod tests {
             peer,
             side: side as u8,
             group,
-            _pad: 0,
+            owner: 0,
+            _pad: [0; 3],
         })
     }
 

@@ -16,10 +16,7 @@ use probe_common::{
     series::{Closed, Failed, Kind, OVERFLOW_ROW, Retransmit, Row, SeriesKey, TlsFailed},
 };
 
-use super::{
-    maps,
-    names::{Names, OTHER},
-};
+use super::{maps, names::Names};
 use crate::{
     loader::Loaded,
     snapshot::{Histogram, TcpLabels, TcpSeries},
@@ -51,13 +48,18 @@ impl Rows {
         self.keys.len() as u64 * u64::from(self.shards)
     }
 
-    /// Learns of the rows that were taken since the last time.
-    pub fn read(&mut self, loaded: &Loaded) -> anyhow::Result<()> {
+    /// The keys of the rows.
+    pub fn keys(&self) -> impl Iterator<Item = &SeriesKey> {
+        self.keys.iter().flatten()
+    }
+
+    /// Learns of the rows that were taken since the last time, if any.
+    pub fn read(&mut self, loaded: &Loaded) -> anyhow::Result<bool> {
         let next = maps::counter(loaded, "NEXT_ROW")?.min(u64::from(self.capacity)) as usize;
         // A number is taken before its key is inserted, so look again as long
         // as one is missing.
         if next == self.keys.len() && self.keys[1..].iter().all(Option::is_some) {
-            return Ok(());
+            return Ok(false);
         }
         let numbers: HashMap<&MapData, SeriesKey, u32> = loaded.map("ROW_OF")?;
         self.keys = vec![None; next];
@@ -73,18 +75,14 @@ impl Rows {
         if self.keys.len() * self.shards as usize > self.mapping.rows {
             self.mapping = Mapping::new(loaded, self.keys.len() * self.shards as usize)?;
         }
-        Ok(())
+        Ok(true)
     }
 
     /// The labels of a row.
     pub fn labels(&self, row: u32, names: &Names) -> TcpLabels {
         match self.keys.get(row as usize) {
             Some(Some(key)) if row != OVERFLOW_ROW => names.labels(key),
-            _ => TcpLabels {
-                side: "unknown".to_owned(),
-                svc: OTHER.to_owned(),
-                peer: OTHER.to_owned(),
-            },
+            _ => names.folded(),
         }
     }
 

@@ -48,6 +48,8 @@ impl Config {
             "EDGEPROBE_METRICS_ACCEPT_QUEUE_EXACT" => {
                 self.metrics.accept_queue_exact = flag(value)?;
             }
+            "EDGEPROBE_METRICS_OWNER_LABEL" => self.metrics.owner_label = flag(value)?,
+            "EDGEPROBE_METRICS_NETNS_LABEL" => self.metrics.netns_label = flag(value)?,
             "EDGEPROBE_PACKETS_XDP_MODE" => {
                 self.packets.xdp_mode = XdpMode::from_str(value, false)
                     .map_err(|_| anyhow!("{value:?} is not one of native, generic, auto"))?;
@@ -113,6 +115,18 @@ mod tests {
             set("EDGEPROBE_METRICS_MAX_SERIES", "5").metrics.max_series,
             5
         );
+        let exact = set("EDGEPROBE_METRICS_ACCEPT_QUEUE_EXACT", "true");
+        assert!(exact.metrics.accept_queue_exact);
+        assert!(
+            set("EDGEPROBE_METRICS_OWNER_LABEL", "true")
+                .metrics
+                .owner_label
+        );
+        assert!(
+            set("EDGEPROBE_METRICS_NETNS_LABEL", "true")
+                .metrics
+                .netns_label
+        );
         assert_eq!(
             set("EDGEPROBE_PACKETS_XDP_MODE", "native").packets.xdp_mode,
             XdpMode::Native
@@ -135,5 +149,7 @@ mod tests {
         assert!(error.contains("\"many\" is not a number"), "{error}");
         let error = apply("EDGEPROBE_PACKETS_XDP_MODE", "fast").unwrap_err();
         assert!(error.contains("native, generic, auto"), "{error}");
+        let error = apply("EDGEPROBE_METRICS_ACCEPT_QUEUE_EXACT", "yes").unwrap_err();
+        assert!(error.contains("neither true nor false"), "{error}");
     }
 }

@@ -41,6 +41,8 @@ struct Metrics {
     listen: Option<std::net::SocketAddr>,
     max_series: Option<usize>,
     accept_queue_exact: Option<bool>,
+    owner_label: Option<bool>,
+    netns_label: Option<bool>,
 }
 
 #[derive(Default, Deserialize)]
@@ -89,6 +91,8 @@ impl Config {
             &mut self.metrics.accept_queue_exact,
             file.metrics.accept_queue_exact,
         );
+        set(&mut self.metrics.owner_label, file.metrics.owner_label);
+        set(&mut self.metrics.netns_label, file.metrics.netns_label);
         set(&mut self.packets.interfaces, file.packets.interfaces);
         set(&mut self.packets.xdp_mode, file.packets.xdp_mode);
         set(&mut self.packets.flows, file.packets.flows);
@@ -130,6 +134,9 @@ snapshot_interval = "500ms"
 [metrics]
 listen = "127.0.0.1:9977"
 max_series = 20000
+accept_queue_exact = true
+owner_label = true
+netns_label = true
 
 [[service]]
 name = "nginx"
@@ -137,10 +144,12 @@ side = "server"
 ports = [80, 443]
 netns = "web1"
 addresses = ["10.0.0.0/8"]
+cgroup = "/system.slice/nginx.service"
 
 [[service]]
 name = "db"
 ports = [5432]
+unit = "postgresql.service"
 
 [[peer]]
 name = "pop-ams"
@@ -161,7 +170,17 @@ flows = 1000
             Some("127.0.0.1:9977".parse().unwrap())
         );
         assert_eq!(config.metrics.max_series, 20_000);
+        assert!(config.metrics.accept_queue_exact);
+        assert!(config.metrics.owner_label && config.metrics.netns_label);
         assert_eq!(config.services[0].side, ServiceSide::Server);
+        assert_eq!(
+            config.services[0].cgroup.as_deref(),
+            Some("/system.slice/nginx.service")
+        );
+        assert_eq!(
+            config.services[1].unit.as_deref(),
+            Some("postgresql.service")
+        );
         assert_eq!(config.services[0].ports, [80, 443]);
         assert_eq!(config.services[0].netns.as_deref(), Some("web1"));
         assert_eq!(

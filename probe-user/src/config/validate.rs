@@ -6,6 +6,8 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use ipnet::IpNet;
 
+use probe_common::owner::NAME_LEN;
+
 use super::{Config, Peer, Service};
 
 const MIN_INTERVAL: Duration = Duration::from_millis(100);
@@ -78,23 +80,49 @@ fn check_service(service: &Service) -> anyhow::Result<()> {
         !service.name.bytes().all(|byte| byte.is_ascii_digit()),
         "a name of digits only would be taken for a port"
     );
-    ensure!(
-        service.cgroup.is_none(),
-        "\"cgroup\" is not supported yet: narrow the service by \"netns\" or \"addresses\" instead"
-    );
+    check_owners(service)?;
     ensure!(
         !service.ports.contains(&0),
         "port 0 cannot be the port of a service"
     );
     ensure!(
-        !service.ports.is_empty() || service.netns.is_some() || !service.addresses.is_empty(),
-        "it would match every connection: give \"ports\", \"netns\" or \"addresses\""
+        !service.ports.is_empty()
+            || service.netns.is_some()
+            || !service.addresses.is_empty()
+            || service.owners().next().is_some(),
+        "it would match every connection: give \"ports\", \"netns\", \"addresses\", \"cgroup\" or \"unit\""
     );
     ensure!(
         service.netns.as_deref() != Some(""),
         "\"netns\" is empty: leave it out, or give a name or path"
     );
     service.addresses.iter().try_for_each(check_network)
+}
+
+fn check_owners(service: &Service) -> anyhow::Result<()> {
+    if let Some(path) = &service.cgroup {
+        ensure!(
+            path.starts_with('/') && !path.contains("//") && !path.split('/').any(|p| p == ".."),
+            "\"cgroup\": {path:?} is not a path below the mount of cgroup v2, such as \"/system.slice/nginx.service\""
+        );
+    }
+    if let Some(unit) = &service.unit {
+        ensure!(
+            unit.contains('.') && !unit.contains('/'),
+            "\"unit\": {unit:?} is not the full name of a unit, such as \"nginx.service\""
+        );
+    }
+    ensure!(
+        service.cgroup.is_none() || service.unit.is_none(),
+        "\"cgroup\" and \"unit\" both: give one of them"
+    );
+    let long = service.owners().find(|one| one.text().len() >= NAME_LEN);
+    ensure!(
+        long.is_none(),
+        "\"cgroup\" or \"unit\": more than {} bytes",
+        NAME_LEN - 1
+    );
+    Ok(())
 }
 
 fn check_peers(peers: &[Peer]) -> anyhow::Result<()> {
@@ -193,8 +221,20 @@ mod tests {
             ("[[service]]\nname=\"a\"\nports=[0]", "port 0"),
             ("[[service]]\nname=\"a\"", "match every connection"),
             (
-                "[[service]]\nname=\"a\"\nports=[1]\ncgroup=\"/x\"",
-                "not supported yet",
+                "[[service]]\nname=\"a\"\ncgroup=\"nginx.service\"",
+                "is not a path below the mount",
+            ),
+            (
+                "[[service]]\nname=\"a\"\nunit=\"nginx\"",
+                "is not the full name of a unit",
+            ),
+            (
+                "[[service]]\nname=\"a\"\nunit=\"/nginx.service\"",
+                "is not the full name of a unit",
+            ),
+            (
+                "[[service]]\nname=\"a\"\nunit=\"a.service\"\ncgroup=\"/a\"",
+                "give one of them",
             ),
             (
                 "[[service]]\nname=\"a\"\naddresses=[\"10.1.0.0/8\"]",

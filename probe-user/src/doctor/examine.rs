@@ -3,10 +3,15 @@
 use serde::Serialize;
 
 use super::facts::{Facts, Reading};
-use super::hooks::{ARGUMENTS, HOOKS, ITERATOR};
+use probe_common::kfunc::DYNPTR_FROM_SKB;
+
+use super::hooks::{
+    ARGUMENTS, HOLDERS, HOLDERS_LOST, HOOKS, ITERATOR, OWNER, OWNER_LOST, PAYLOAD_LOST, SENDS,
+    SENDS_LOST,
+};
 use super::interfaces::Interface;
 use crate::kernel::btf::{self, Btf};
-use crate::kernel::layout;
+use crate::kernel::{cgroup, layout};
 
 /// Version of the serialised form.
 pub const SCHEMA: u32 = 1;
@@ -108,7 +113,7 @@ impl Check {
 /// Judges the facts; `only` names the interfaces to look at, empty for all.
 pub fn examine(facts: &Facts, only: &[String]) -> Report {
     let mut checks = vec![release(&facts.release), btf_file(facts), jit(facts)];
-    checks.extend([lockdown(facts), bpffs(&facts.mounts)]);
+    checks.extend([lockdown(facts), bpffs(&facts.mounts), cgroup(&facts.mounts)]);
     checks.extend(privileges(facts));
     checks.push(unprivileged(&facts.unprivileged));
     checks.push(paranoid(&facts.paranoid));
@@ -240,6 +245,19 @@ fn bpffs(mounts: &Reading) -> Check {
     Check::new(Group::Kernel, name, Status::Note, found)
 }
 
+fn cgroup(mounts: &Reading) -> Check {
+    let check = |status, found: String| Check::new(Group::Kernel, "cgroup v2", status, found);
+    match mounts {
+        Reading::Value(mounts) => match cgroup::mount_point(mounts) {
+            Some(path) => check(Status::Ok, format!("on {}", path.display())),
+            None => check(Status::Missing, "not mounted".to_owned())
+                .lost(OWNER_LOST)
+                .remedy("mount -t cgroup2 none /sys/fs/cgroup, or boot with systemd.unified_cgroup_hierarchy=1"),
+        },
+        _ => check(Status::Unknown, "unknown: /proc is not mounted".to_owned()),
+    }
+}
+
 fn privileges(facts: &Facts) -> Vec<Check> {
     const NEEDED: [(&str, &str, &str); 5] = [
         ("CAP_BPF", "loads programs and maps", "everything"),
@@ -345,12 +363,34 @@ fn hooks(btf: Option<&Btf>) -> Vec<Check> {
             }
         })
         .collect();
+    checks.push(match SENDS.iter().find(|name| btf.has_tracepoint(name)) {
+        Some(name) => Check::new(Group::Hooks, name, Status::Ok, "there"),
+        None => missing(SENDS[0]).lost(SENDS_LOST),
+    });
+    let payload = DYNPTR_FROM_SKB.name;
+    checks.push(if btf.has_func(payload) {
+        Check::new(Group::Hooks, payload, Status::Ok, "there")
+    } else {
+        missing(payload).lost(PAYLOAD_LOST)
+    });
     checks.push(if btf.has_func(ITERATOR) {
         Check::new(Group::Hooks, "iter/tcp", Status::Ok, "there").required()
     } else {
         missing("iter/tcp")
             .lost("connections that are open at the start, and the bytes of open ones")
             .required()
+    });
+    checks.push(if btf.has_func(HOLDERS) {
+        Check::new(Group::Hooks, "iter/task_file", Status::Ok, "there")
+    } else {
+        missing("iter/task_file").lost(HOLDERS_LOST)
+    });
+    checks.push(if btf.field(OWNER).is_some() {
+        Check::new(Group::Hooks, OWNER, Status::Ok, "there")
+    } else {
+        Check::new(Group::Hooks, OWNER, Status::Missing, "not on this kernel")
+            .lost(OWNER_LOST)
+            .remedy("use a kernel built with CONFIG_CGROUP_BPF")
     });
     for argument in ARGUMENTS {
         // Without the tracepoint its arguments are no news.

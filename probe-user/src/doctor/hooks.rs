@@ -1,5 +1,7 @@
 //! The kernel hooks that the programs use, and what is lost without each.
 
+use crate::loader;
+
 /// A tracepoint.
 pub struct Hook {
     /// Its name.
@@ -61,18 +63,51 @@ pub const HOOKS: &[Hook] = &[
     },
     Hook {
         name: "tcp_destroy_sock",
-        required: false,
-        lost: "the few closes that interrupted another one on their CPU",
+        required: true,
+        lost: "when a connection can be forgotten",
     },
     Hook {
         name: "tcp_rcv_space_adjust",
         required: false,
         lost: "the time in the accept queue up to the first read",
     },
+    Hook {
+        name: "cgroup_mkdir",
+        required: false,
+        lost: "a service's name, by \"cgroup\" or \"unit\", for units that are started later; rows \
+               that owners of one name share",
+    },
+    Hook {
+        name: "cgroup_release",
+        required: false,
+        lost: "room for new control groups once many have come and gone",
+    },
 ];
+
+/// Tracepoints of which one is enough: a program sends.
+pub const SENDS: [&str; 2] = [loader::TCP_SEND, loader::SOCK_SEND];
+
+/// What is lost without any of [`SENDS`].
+pub const SENDS_LOST: &str = "the time to the first byte";
+
+/// What is lost without [`DYNPTR_FROM_SKB`](probe_common::kfunc::DYNPTR_FROM_SKB).
+pub const PAYLOAD_LOST: &str = "the duration of TLS handshakes";
 
 /// The iterator over TCP sockets; required.
 pub const ITERATOR: &str = "bpf_iter_tcp";
+
+/// The iterator over open files.
+pub const HOLDERS: &str = "bpf_iter_task_file";
+
+/// What is lost without [`HOLDERS`].
+pub const HOLDERS_LOST: &str = "the processes of listeners and of accepted connections";
+
+/// Where a socket keeps its owner.
+pub const OWNER: &str = "sock.sk_cgrp_data.cgroup";
+
+/// What is lost without [`OWNER`], or without a mount of cgroup v2.
+pub const OWNER_LOST: &str = "units and containers as owners of sockets, and services by \"cgroup\" or \
+                              \"unit\"; the process is still shown";
 
 /// Arguments that are used where they are there.
 pub const ARGUMENTS: &[Argument] = &[

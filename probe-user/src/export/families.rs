@@ -540,11 +540,14 @@ impl<'a> Builder<'a> {
 }
 
 fn labels(labels: &TcpLabels) -> Labels<'_> {
-    vec![
+    let mut all: Labels<'_> = vec![
         ("side", &labels.side),
         ("svc", &labels.svc),
         ("peer", &labels.peer),
-    ]
+    ];
+    all.extend(labels.owner.as_deref().map(|owner| ("owner", owner)));
+    all.extend(labels.netns.as_deref().map(|netns| ("netns", netns)));
+    all
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 pub mod btf;
 pub mod caps;
+pub mod cgroup;
 pub mod kfuncs;
 pub mod layout;
 pub mod netns;

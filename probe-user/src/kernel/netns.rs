@@ -94,6 +94,33 @@ impl NetNs {
     }
 }
 
+/// The names of network namespaces below `/run/netns` by number, and `host`, that
+/// of the first process or, where that cannot be seen, of this one.
+pub fn names() -> HashMap<u32, String> {
+    let entries = std::fs::read_dir(NAMED[0]).into_iter().flatten().flatten();
+    let mut named: Vec<(String, u32)> = entries
+        .filter_map(|entry| {
+            let inum = std::fs::metadata(entry.path()).ok()?.ino() as u32;
+            Some((entry.file_name().to_string_lossy().into_owned(), inum))
+        })
+        .collect();
+    // Of several names of one the first stays.
+    named.sort_by(|a, b| b.cmp(a));
+    let mut names: HashMap<u32, String> =
+        named.into_iter().map(|(name, inum)| (inum, name)).collect();
+    let host =
+        linked(Path::new("/proc/1/ns/net")).or_else(|| linked(Path::new("/proc/self/ns/net")));
+    names.extend(host.map(|inum| (inum, "host".to_owned())));
+    names
+}
+
+/// The number in a link below `/proc`.
+fn linked(path: &Path) -> Option<u32> {
+    let link = std::fs::read_link(path).ok()?;
+    let number = link.to_str()?.strip_prefix("net:[")?.strip_suffix(']')?;
+    number.parse().ok()
+}
+
 /// All namespaces that a process runs in or that have a name, by number.
 pub fn all() -> HashMap<u32, NetNs> {
     let mut found = HashMap::new();
@@ -117,14 +144,7 @@ pub fn all() -> HashMap<u32, NetNs> {
         let path = entry.path().join("ns/net");
         // The number is in the link: most processes share few namespaces, and
         // opening each one would cost more.
-        let inum = std::fs::read_link(&path).ok().and_then(|link| {
-            link.to_str()?
-                .strip_prefix("net:[")?
-                .strip_suffix(']')?
-                .parse()
-                .ok()
-        });
-        if let Some(inum) = inum
+        if let Some(inum) = linked(&path)
             && !found.contains_key(&inum)
             && let Ok(netns) = NetNs::open(&path, None)
         {

@@ -128,7 +128,7 @@ mod tests {
         for path in found {
             // Counters by reason are named in the text of their field.
             let (parent, name) = path.rsplit_once('.').unwrap_or(("", &path));
-            let by_reason = ["closed", "connect_failures", "retransmits"]
+            let by_reason = ["closed", "connect_failures", "retransmits", "tls_failures"]
                 .iter()
                 .any(|field| parent.ends_with(field));
             let shown = if by_reason { name } else { &path };

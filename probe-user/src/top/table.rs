@@ -137,6 +137,23 @@ impl Table {
         }
     }
 
+    /// Without those of the named columns that hold nothing.
+    pub fn without_empty(mut self, titles: &[&str]) -> Self {
+        for title in titles {
+            let position = (self.headings.iter()).position(|heading| heading.title == *title);
+            if let Some(column) = position
+                && (self.rows.iter()).all(|row| row[column] == Value::Missing)
+            {
+                self.headings.remove(column);
+                self.rows
+                    .iter_mut()
+                    .for_each(|row| drop(row.remove(column)));
+                self.sort = self.sort.map(|sort| sort - usize::from(sort > column));
+            }
+        }
+        self
+    }
+
     /// Whether a column holds text, which is aligned left and sorts upwards.
     pub fn is_text(&self, column: usize) -> bool {
         self.rows

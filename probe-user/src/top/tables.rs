@@ -1,14 +1,14 @@
 //! The tables and their columns: the same for the live view, which shows rates
 //! over the last interval, and for plain output, which shows totals.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use super::delta::Delta;
 use super::format::Value;
 use super::table::{Basis, Column, Table, columns};
 use crate::snapshot::{
-    Connection, Device, DeviceTraffic, Drop, Histogram, Listener, Lost, MapUse, PacketFlow,
-    Program, Reset, Snapshot, TcpSeries,
+    Connection, Device, DeviceTraffic, Drop, Histogram, ListenSocket, Listener, Lost, MapUse,
+    PacketFlow, Program, Reset, Snapshot, TcpSeries,
 };
 
 /// What the tables are made of.
@@ -84,6 +84,16 @@ fn text(text: &str) -> Value {
     Value::Text(text.to_owned())
 }
 
+/// Text cell that may be empty.
+fn optional(value: Option<&String>) -> Value {
+    value.map_or(Value::Missing, |value| text(value))
+}
+
+/// A number that is not added up or shortened, such as that of a process.
+fn number(number: Option<u32>) -> Value {
+    number.map_or(Value::Missing, |number| text(&number.to_string()))
+}
+
 struct Service<'a> {
     total: &'a TcpSeries,
     change: Option<&'a TcpSeries>,
@@ -137,6 +147,8 @@ pub fn services(source: Source<'_>) -> Table {
         "side" Plain 1 |s, _| text(&s.total.labels.side);
         "svc" Plain 0 |s, _| text(&s.total.labels.svc);
         "peer" Plain 1 |s, _| text(&s.total.labels.peer);
+        "owner" Plain 1 |s, _| optional(s.total.labels.owner.as_ref());
+        "netns" Plain 2 |s, _| optional(s.total.labels.netns.as_ref());
         "open" Plain 2 |s, _| Value::Count(s.total.open);
         "opened" Counter 3 |s, b| s.counter(b, |s| s.opened);
         "closed" Counter 7 |s, b| s.counter(b, |s| sum(&s.closed));
@@ -144,6 +156,9 @@ pub fn services(source: Source<'_>) -> Table {
         "RTT p50" Plain 6 |s, b| s.quantile(b, 0.5, |s| &s.rtt);
         "RTT p99" Plain 2 |s, b| s.quantile(b, 0.99, |s| &s.rtt);
         "hs p99" Plain 5 |s, b| s.quantile(b, 0.99, |s| &s.handshake);
+        "TLS p99" Plain 7 |s, b| s.quantile(b, 0.99, |s| &s.tls_handshake);
+        "first p50" Plain 7 |s, b| s.quantile(b, 0.5, |s| &s.first_byte);
+        "first p99" Plain 3 |s, b| s.quantile(b, 0.99, |s| &s.first_byte);
         "retr" Counter 4 |s, b| s.counter(b, |s| sum(&s.retransmits));
         "retr%" Plain 6 |s, b| s.window(b).map_or(Value::Missing, |s| {
             Value::ratio(data_retransmits(s), s.sent_segments)
@@ -178,7 +193,9 @@ pub fn services(source: Source<'_>) -> Table {
         .collect();
     rows.sort_by_key(|row| std::cmp::Reverse((row.total.opened, row.total.open)));
     let empty = "no TCP connection seen yet";
+    // These labels are there only where the configuration asks for them.
     Table::build("services", empty, "opened", columns, &rows, source.basis)
+        .without_empty(&["owner", "netns"])
 }
 
 /// Connections that are open now.
@@ -190,11 +207,15 @@ pub fn connections(source: Source<'_>) -> Table {
         "side" Plain 8 |c, _| text(&c.labels.side);
         "svc" Plain 4 |c, _| text(&c.labels.svc);
         "peer" Plain 8 |c, _| text(&c.labels.peer);
+        "process" Plain 3 |c, _| optional(c.process.as_ref());
+        "pid" Plain 9 |c, _| number(c.pid);
+        "owner" Plain 5 |c, _| optional(c.owner.as_ref());
         "netns" Plain 9 |c, _| text(&c.netns.to_string());
         "age" Plain 7 |c, _| Value::seconds(c.age_seconds);
         "RTT" Plain 1 |c, _| Value::Seconds(c.srtt_seconds);
         "min RTT" Plain 5 |c, _| Value::seconds(c.min_rtt_seconds);
         "cwnd" Plain 8 |c, _| Value::Count(c.cwnd_segments.into());
+        "cong" Plain 8 |c, _| text(&c.congestion);
         "retr" Plain 4 |c, _| Value::Count(c.retransmits);
         "in" Plain 2 |c, _| Value::Bytes(c.received_bytes);
         "out" Plain 2 |c, _| Value::Bytes(c.sent_bytes);
@@ -251,14 +272,25 @@ pub fn listeners(source: Source<'_>) -> Table {
     fn limit(limit: u64) -> Value {
         queue(limit, limit)
     }
+    /// What the sockets have, each once.
+    fn each(listener: &Listener, of: fn(&ListenSocket) -> Option<&str>) -> Value {
+        let all: BTreeSet<&str> = listener.sockets.iter().filter_map(of).collect();
+        if all.is_empty() {
+            return Value::Missing;
+        }
+        Value::Text(Vec::from_iter(all).join(","))
+    }
     let columns: &[Column<Counted<'_, Listener>>] = columns![Counted<'_, Listener>;
         "svc" Plain 0 |l, _| text(&l.item.svc);
         "accept queue" Plain 1 |l, _| queue(l.item.accept_queue_length, l.item.accept_queue_limit);
         "limit" Plain 2 |l, _| limit(l.item.accept_queue_limit);
+        "wait p99" Plain 2 |l, _| Value::seconds(l.item.accept_queue.quantile(0.99));
         "SYN queue" Plain 3 |l, _| queue(l.item.syn_queue_length, l.item.syn_queue_limit);
         "limit" Plain 4 |l, _| limit(l.item.syn_queue_limit);
         "drops" RatesOnly 1 |l, b| b.counter(l.item.drops, l.change);
         "dropped" Plain 1 |l, _| Value::Count(l.item.drops);
+        "process" Plain 4 |l, _| each(l.item, |socket| socket.process.as_deref());
+        "owner" Plain 3 |l, _| each(l.item, |socket| socket.owner.as_deref());
     ];
     let mut rows = source.rows(&source.now.listeners, |change| &change.listeners);
     rows.sort_by_key(|row| std::cmp::Reverse((row.item.drops, row.item.accept_queue_length)));

@@ -1,0 +1,86 @@
+//! `struct cgroup`.
+
+use core::{ffi::c_void, ptr::NonNull};
+
+use aya_ebpf::helpers::generated::bpf_probe_read_kernel_str;
+use probe_common::owner::{NAME_LEN, Name};
+
+use super::load;
+use crate::globals::global;
+
+/// A `struct cgroup *`.
+#[derive(Clone, Copy)]
+pub struct Cgroup(NonNull<c_void>);
+
+impl Cgroup {
+    /// `None` for null.
+    #[inline(always)]
+    pub fn new(pointer: *const c_void) -> Option<Self> {
+        NonNull::new(pointer.cast_mut()).map(Self)
+    }
+
+    /// A pointer member.
+    #[inline(always)]
+    fn follow(base: NonNull<c_void>, offset: u32) -> Option<NonNull<c_void>> {
+        // SAFETY: a BTF-typed pointer; see `load`.
+        NonNull::new(unsafe { load(base, offset) })
+    }
+
+    #[inline(always)]
+    fn folder(self) -> Option<NonNull<c_void>> {
+        Self::follow(self.0, global!(LAYOUT.cgroup_kn))
+    }
+
+    /// Its number: the inode of its folder.
+    #[inline(always)]
+    pub fn id(self) -> u64 {
+        match self.folder() {
+            // SAFETY: a BTF-typed pointer; see `load`.
+            Some(folder) => unsafe { load(folder, global!(LAYOUT.kn_id)) },
+            None => 0,
+        }
+    }
+
+    /// Whether it is one of cgroup v2: the older hierarchies have numbers of
+    /// their own.
+    #[inline(always)]
+    pub fn is_v2(self) -> bool {
+        match Self::follow(self.0, global!(LAYOUT.cgroup_root)) {
+            // SAFETY: a BTF-typed pointer; see `load`.
+            Some(root) => unsafe { load::<u32>(root, global!(LAYOUT.root_hierarchy)) == 0 },
+            None => false,
+        }
+    }
+
+    /// The group above.
+    #[inline(always)]
+    pub fn parent(self) -> Option<Self> {
+        let state = Self::follow(self.0, global!(LAYOUT.cgroup_parent))?;
+        Self::follow(state, global!(LAYOUT.css_cgroup)).map(Self)
+    }
+
+    /// The name of its folder.
+    #[inline(always)]
+    pub fn name(self, name: &mut Name) -> bool {
+        match self.folder() {
+            // SAFETY: a BTF-typed pointer; see `load`.
+            Some(folder) => text(unsafe { load(folder, global!(LAYOUT.kn_name)) }, name),
+            None => false,
+        }
+    }
+}
+
+/// Copies a string of the kernel; false where it is too long. `into` is zero.
+#[inline(always)]
+pub fn text(from: u64, into: &mut Name) -> bool {
+    // SAFETY: the helper checks the address and writes so many bytes at most.
+    let length = unsafe {
+        bpf_probe_read_kernel_str(
+            into.as_mut_ptr().cast(),
+            NAME_LEN as u32,
+            from as *const c_void,
+        )
+    };
+    // A string that was cut has that length too.
+    (1..NAME_LEN as i64).contains(&length)
+}
