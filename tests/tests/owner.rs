@@ -121,13 +121,12 @@ fn sockets_from_before_and_after_the_start_have_their_owners() {
     expect("owners of connections", &connections, || {
         seen().into_iter().map(of_connection).collect()
     });
-    // What the kernel itself shows, by another program.
-    if skip::tool(TEST, "ss").is_some() {
+    // What the kernel itself shows, by another program; the guests lack its module.
+    if !skip::is_emulated() && skip::tool(TEST, "ss").is_some() {
         let shown = pair.client.command("ss", &["-tnH", "--cgroup"]);
         let group = format!("cgroup:{}", calling.path());
         assert_eq!(shown.matches(&group).count(), 8, "{shown}");
     }
-    // A socket that waits for accept() is its listener's.
     drop(client);
     drop(server);
     expect("all is closed", &0, || seen().len());
@@ -276,11 +275,14 @@ fn a_service_is_found_by_its_control_group_and_by_its_unit() {
     assert_eq!(by("client", "by-unit"), 20);
     assert_eq!(by("client", "8080"), 5);
     assert!(snapshot.tcp.iter().all(|one| one.labels.owner.is_none()));
-    let listeners: BTreeSet<_> = (snapshot.listeners.iter())
-        .filter(|one| !one.sockets.is_empty())
-        .map(|one| one.svc.as_str())
-        .collect();
-    assert_eq!(listeners, BTreeSet::from(["8080", "by-path"]));
+    // Listeners show when they are visited, which takes its time on a slow machine.
+    let services = ["8080", "by-path"].map(str::to_owned).into();
+    expect("services that listen", &services, || {
+        let all = daemon.snapshot().listeners.into_iter();
+        all.filter(|one| !one.sockets.is_empty())
+            .map(|one| one.svc)
+            .collect::<BTreeSet<_>>()
+    });
     let mut table = truth::Table::default();
     truth::against_kernel(&mut table, &snapshot, &theirs, 0);
     table.check();

@@ -144,7 +144,7 @@ impl Owners {
         }
         let mut map: BpfHash<&mut MapData, Name, u64> = loaded.map_mut("OWNER_BY")?;
         for (text, bits) in by_text {
-            map.insert(&text, &bits, 0).context("OWNER_BY")?;
+            map.insert(text, bits, 0).context("OWNER_BY")?;
         }
         let mut there = Vec::new();
         hierarchy.walk(|id, path| {
@@ -153,7 +153,7 @@ impl Owners {
         });
         let mut map: BpfHash<&mut MapData, u64, u64> = loaded.map_mut("OWNER_OF")?;
         for (id, bits) in there.into_iter().filter(|&(_, bits)| bits != 0) {
-            map.insert(&id, &bits, 0)
+            map.insert(id, bits, 0)
                 .context("more control groups belong to services than OWNER_OF holds")?;
         }
         Ok(())
@@ -199,7 +199,7 @@ impl Owners {
             }
             // Where they are full it has rows of its own.
             let mut map: BpfHash<&mut MapData, u64, u64> = loaded.map_mut("OWNER_OF")?;
-            let _ = map.insert(&id, &number, 0);
+            let _ = map.insert(id, number, 0);
             if self
                 .hierarchy
                 .as_ref()
@@ -210,7 +210,7 @@ impl Owners {
             }
             if let Some(text) = text(&path) {
                 let mut map: BpfHash<&mut MapData, Name, u64> = loaded.map_mut("OWNER_BY")?;
-                let _ = map.insert(&text, &number, 0);
+                let _ = map.insert(text, number, 0);
             }
         }
         Ok(())
