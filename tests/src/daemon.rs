@@ -260,6 +260,25 @@ impl Daemon {
         self.fresh(false)
     }
 
+    /// A snapshot that has what only a visit of the sockets shows: on a slow
+    /// machine these come some seconds apart. After twenty of them one that has it not.
+    ///
+    /// # Panics
+    ///
+    /// Where none comes.
+    #[track_caller]
+    pub fn visited(&self, shows: impl Fn(&Snapshot) -> bool) -> Snapshot {
+        let mut snapshot = self.snapshot();
+        for _ in 0..20 {
+            if shows(&snapshot) {
+                break;
+            }
+            thread::sleep(Duration::from_secs(1));
+            snapshot = self.snapshot();
+        }
+        snapshot
+    }
+
     /// The same with the connections that are open.
     ///
     /// # Panics

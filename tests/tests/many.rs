@@ -16,8 +16,12 @@ use probe_tests::{
     truth::{self, Table},
     witness::Witness,
 };
-use probe_user::snapshot::{Snapshot, TcpSeries};
+use probe_user::{
+    snapshot::{Snapshot, TcpSeries},
+    socket::{Request, client},
+};
 
+const FETCH: Duration = Duration::from_secs(30);
 /// Of the ten services.
 const PORTS: std::ops::Range<u16> = 8080..8090;
 
@@ -57,7 +61,11 @@ fn many_short_connections_to_ten_services() {
     let totals = thread::scope(|scope| {
         scope.spawn(|| {
             while !done.load(Ordering::SeqCst) {
-                within_bounds(&daemon.latest());
+                // Emulated processors may leave the daemon no turn for long.
+                match client::fetch(&daemon.socket(), Request { connections: false }, FETCH) {
+                    Ok(snapshot) => within_bounds(&snapshot),
+                    Err(error) => assert!(skip::is_emulated(), "{error}"),
+                }
                 thread::sleep(Duration::from_millis(200));
             }
         });
@@ -95,11 +103,11 @@ fn many_short_connections_to_ten_services() {
     }
     let accepted = truth::sum(&snapshot, "server", |one| one.accept_queue.count());
     table.equal("accepted", accepted, number(served.connections));
-    let not_fin = |one: &TcpSeries| one.closed.values().sum::<u64>() - one.closed["fin"];
-    table.equal(
+    table.within(
         "closed, but not by fin = EstabResets",
-        truth::sum(&snapshot, "", not_fin),
+        truth::closed_but_not_by_fin(&snapshot),
         theirs.get("Tcp.EstabResets"),
+        truth::skipped(&snapshot, "inet_sock_set_state"),
     );
     if skip::kernel() >= (6, 12) {
         for (side, answered) in ["server", "client"].into_iter().zip(clients.answered()) {
