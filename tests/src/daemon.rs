@@ -163,7 +163,7 @@ impl Drop for Running {
 }
 
 /// Emulated processors are some twenty times slower.
-fn slowness() -> u32 {
+pub fn slowness() -> u32 {
     if skip::is_emulated() { 10 } else { 1 }
 }
 

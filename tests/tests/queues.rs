@@ -10,7 +10,7 @@ use std::{
 };
 
 use probe_tests::{
-    daemon::Daemon,
+    daemon::{self, Daemon},
     frame,
     load::{self, Server, on_port},
     netns::Pair,
@@ -113,6 +113,48 @@ fn a_server_that_accepts_late_shows_in_the_accept_queue() {
         "{middle} s in the accept queue instead of {known} s"
     );
     daemon.stop();
+}
+
+#[test]
+fn the_true_end_of_the_accept_queue_can_be_had() {
+    const TEST: &str = "the_true_end_of_the_accept_queue_can_be_had";
+    const LATE: Duration = Duration::from_millis(200);
+    let Some(_turn) = skip::turn(TEST) else {
+        return;
+    };
+    for (exact, expected) in [("false", 2 * LATE), ("true", LATE)] {
+        let pair = Pair::new();
+        let config = tempfile::NamedTempFile::new().expect("a file");
+        let text = format!("[metrics]\naccept_queue_exact = {exact}\n");
+        std::fs::write(config.path(), text).expect("a configuration");
+        let path = config.path().to_str().expect("a path of letters");
+        let daemon = Daemon::start(&pair.both(), &["--config", path]);
+        for target in on_port(&Pair::SERVERS, PORT) {
+            let listener = pair.server.run(|| TcpListener::bind(target));
+            let listener = listener.expect("a listener");
+            let mut client = pair.client.run(|| TcpStream::connect(target));
+            let client = client.as_mut().expect("a connection");
+            client.write_all(b"?").expect("the kernel takes it");
+            somebody_waits(&listener);
+            thread::sleep(LATE);
+            let (mut stream, _) = listener.accept().expect("a connection");
+            // Accepted, and not used yet.
+            thread::sleep(LATE);
+            stream.read_exact(&mut [0]).expect("a request");
+        }
+        load::quiet(&pair.both(), 0);
+        let queue = accept_queue(&daemon.snapshot());
+        let middle = queue.quantile(0.5).expect("observations");
+        println!("accept_queue_exact = {exact}: {middle:.6} s");
+        assert_eq!(queue.count(), Pair::SERVERS.len() as u64);
+        let expected = expected.as_secs_f64();
+        // A bucket is 4.4 % wide; a program can be woken late.
+        assert!(
+            (0.95..1.0 + 0.05 * f64::from(daemon::slowness())).contains(&(middle / expected)),
+            "{middle} s in the accept queue instead of {expected} s"
+        );
+        daemon.stop();
+    }
 }
 
 /// Sends SYNs that nobody will complete, from addresses where a client is that
