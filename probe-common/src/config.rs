@@ -4,6 +4,13 @@
 /// Most network namespaces that can be named to watch.
 pub const MAX_NETNS: usize = 16;
 
+/// Sends are seen when they begin.
+pub const SENDS_BEFORE: u32 = 0;
+/// Sends are seen when they have returned.
+pub const SENDS_AFTER: u32 = 1;
+/// Sends are not seen.
+pub const SENDS_UNSEEN: u32 = 2;
+
 /// The settings.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
@@ -28,8 +35,8 @@ pub struct ProbeConfig {
     pub netns: [u32; MAX_NETNS],
     /// This kernel's `SKB_DROP_REASON_NOT_SPECIFIED`.
     pub reason_not_specified: u32,
-    /// 1 where sends are seen when they have returned, not when they begin.
-    pub send_after: u32,
+    /// How sends are seen: [`SENDS_BEFORE`] and so on.
+    pub sends: u32,
     /// 1 where the kernel preempts programs, and a second one makes up for the
     /// events at which it skips the first.
     pub preempts: u32,

@@ -55,13 +55,11 @@ pub struct Conn {
     pub srtt_us: u32,
     /// `mdev_us` when it was last looked at.
     pub mdev_us: u32,
-    /// `write_seq` when a send was last seen.
-    pub write_seq: u32,
     /// How far the TLS handshake is, see [`crate::tls`].
     pub tls: u32,
     /// 1 once the program has been seen to use the socket: it was accepted.
     /// Written like [`Self::turn_ns`].
-    pub used: u32,
+    pub used: u64,
     /// Of the place, not of the connection in it: connections that belong here
     /// and are elsewhere.
     pub spilled: u64,
@@ -86,8 +84,10 @@ pub struct Conn {
     pub pid: u32,
     /// Where the next TLS record from the peer begins, a sequence number.
     pub tls_seq: u32,
+    /// `write_seq` when a send was last seen.
+    pub write_seq: u32,
     /// Zero.
-    pub _pad: [u32; 3],
+    pub _pad: [u32; 2],
 }
 
 const _: () = assert!(size_of::<Conn>() == 128);

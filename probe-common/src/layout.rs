@@ -67,6 +67,9 @@ layout! {
     skc_state: Field("sock_common.skc_state"), 1, required;
     /// `u16`, local port in host order.
     skc_num: Field("sock_common.skc_num"), 2, required;
+    /// `__be16`, local port in network order; it stays when the socket gives up
+    /// its port.
+    inet_sport: Field("tcp_sock.inet_conn.icsk_inet.inet_sport"), 2, required;
     /// `u16`, remote port in network order.
     skc_dport: Field("sock_common.skc_dport"), 2, required;
     /// `u32`, remote IPv4 address in network order.
@@ -210,8 +213,6 @@ layout! {
     arg_kfree_rx_sk: Argument("kfree_skb", "rx_sk"), 0, optional;
     /// Reason of a reset sent (6.10 and later).
     arg_reset_reason: Argument("tcp_send_reset", "reason"), 0, optional;
-    /// Result of a retransmission (6.18 has it, 6.12 does not).
-    arg_retransmit_err: Argument("tcp_retransmit_skb", "err"), 0, optional;
 }
 
 const _: () = assert!(size_of::<KernelLayout>() == 4 * ENTRIES.len());

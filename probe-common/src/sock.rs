@@ -61,6 +61,12 @@ pub struct Holder {
     pub _pad: u32,
 }
 
+/// Key of a listener in the `LISTENERS` map.
+#[inline(always)]
+pub const fn listener_key(netns: u32, port: u16) -> u64 {
+    (netns as u64) << 16 | port as u64
+}
+
 /// TCP state of a listener.
 pub const LISTEN: u8 = 10;
 

@@ -5,7 +5,10 @@
 pub const UNKNOWN: u32 = 0;
 /// A ClientHello was seen (server) or is presumed (client).
 pub const HELLO: u32 = 1;
-/// A client has seen the record after which its own application data may come.
+/// The peer may send application data next: a client has seen the record that
+/// ends the server's part, or a server the client's ChangeCipherSpec.
 pub const ANSWERED: u32 = 2;
 /// It is not TLS, the handshake is over, or the records can be followed no more.
 pub const DONE: u32 = 3;
+/// A client was asked for another ClientHello (RFC 8446 section 4.1.4).
+pub const RETRY: u32 = 4;

@@ -1,6 +1,7 @@
-//! Connections from their SYN on until they close. Every function here runs
-//! under the socket's lock, so nothing else touches the same entry at the same
-//! time.
+//! Connections from their SYN on until they close. Nearly all runs under the
+//! socket's lock, so nothing else touches the same entry at the same time; what
+//! does not (a reset, a send that has returned, `accept()`) reads, or writes
+//! with an exchange.
 //!
 //! The kernel skips a program that is interrupted on its CPU by its own event:
 //! a process in `connect()` or `close()`, say, and a segment that arrives just
@@ -26,6 +27,7 @@ use probe_common::{
     },
     lost::{Cause, Hook},
     series::{Closed, Kind, Retransmit, Side},
+    sock::listener_key,
     tls,
 };
 
@@ -37,7 +39,7 @@ use crate::{
     },
     lost,
     maps::{HandshakeKey, LISTENERS, STATUS, SYNACKS},
-    series::{RowRef, row_of_sock},
+    series::{RowRef, row_of_tcp},
     table,
 };
 
@@ -48,16 +50,12 @@ pub fn now_ns() -> u64 {
     unsafe { bpf_ktime_get_ns() }
 }
 
-/// Key of a listener in `LISTENERS`.
+/// Whether somebody listens on the local port of a socket.
 #[inline(always)]
-pub fn listener_key(netns: u32, port: u16) -> u64 {
-    u64::from(netns) << 16 | u64::from(port)
-}
-
-#[inline(always)]
-fn is_listening(sk: Sock, netns: u32) -> bool {
+pub fn is_listening(tp: TcpSock) -> bool {
+    let key = listener_key(tp.sock().netns(), tp.local_port());
     // SAFETY: the entry is only read.
-    unsafe { LISTENERS.get(&listener_key(netns, sk.local_port())) }.is_some()
+    unsafe { LISTENERS.get(&key) }.is_some()
 }
 
 /// Whether an element of `STATUS` is set.
@@ -98,12 +96,15 @@ pub fn is_closed(conn: &Conn) -> bool {
     conn.flags & CLOSED != 0
 }
 
-/// Leaves a mark that the end of a connection has been counted.
+/// Leaves a mark that the end of a connection has been counted; where it has no
+/// entry only for a twin.
 #[inline(always)]
 pub fn close(sk: Sock, conn: Option<&'static mut Conn>) {
     if let Some(conn) = conn {
         conn.flags = CLOSED;
-    } else if let Some(place) = insert(sk) {
+    } else if global!(CONFIG.preempts) != 0
+        && let Some(place) = insert(sk)
+    {
         fill(
             place,
             Conn {
@@ -157,8 +158,12 @@ pub fn begins(sk: Sock, side: Side) {
     let stale = get(sk);
     match &stale {
         // The other program was here.
-        Some(conn) if is_connecting(conn) => return,
-        Some(conn) if !is_closed(conn) => abandoned(conn),
+        Some(conn)
+            if is_connecting(conn) && global!(CONFIG.preempts) != 0 && conn.side == side as u32 =>
+        {
+            return;
+        }
+        Some(conn) if conn.flags & (CONNECTING | CLOSED) == 0 => abandoned(conn),
         _ => {}
     }
     // Where there is no place it is tried again at ESTABLISHED.
@@ -241,7 +246,6 @@ pub fn side(conn: &Conn) -> Side {
 pub fn established(tp: TcpSock, fallback: Side) -> *mut Conn {
     const HOOK: Hook = Hook::SockSetState;
     let sk = tp.sock();
-    let netns = sk.netns();
     let known = get(sk);
     let (side, first_syn_ns, flags, pid) = match &known {
         Some(conn) if is_connecting(conn) => (side(conn), conn.since_ns, conn.flags, conn.pid),
@@ -251,7 +255,7 @@ pub fn established(tp: TcpSock, fallback: Side) -> *mut Conn {
     };
     // A look at the kernel's clock takes 30 ns; the socket has just had one.
     let now_ns = tp.clock_ns();
-    let number = row_of_sock(sk, side, netns, HOOK);
+    let number = row_of_tcp(tp, side, HOOK);
     let Some(row) = RowRef::get(number) else {
         return core::ptr::null_mut();
     };
@@ -262,7 +266,7 @@ pub fn established(tp: TcpSock, fallback: Side) -> *mut Conn {
         // The kernel's own measurement, which leaves out what was sent again.
         _ if tp.total_retrans() == 0 => Some(u64::from(tp.srtt() >> 3) * 1000),
         Side::Client if first_syn_ns != 0 => Some(now_ns.saturating_sub(first_syn_ns)),
-        Side::Server => first_synack_ns(sk, netns).map(|first| now_ns.saturating_sub(first)),
+        Side::Server => first_synack_ns(tp).map(|first| now_ns.saturating_sub(first)),
         _ => None,
     };
     match handshake_ns {
@@ -307,11 +311,12 @@ pub fn established(tp: TcpSock, fallback: Side) -> *mut Conn {
 
 /// When the first SYN-ACK was sent, of a handshake whose SYN-ACK was sent again.
 #[inline(always)]
-fn first_synack_ns(sk: Sock, netns: u32) -> Option<u64> {
+fn first_synack_ns(tp: TcpSock) -> Option<u64> {
+    let sk = tp.sock();
     let key = HandshakeKey {
         remote: sk.remote(),
-        netns,
-        local_port: sk.local_port(),
+        netns: sk.netns(),
+        local_port: tp.local_port(),
         remote_port: sk.remote_port(),
     };
     // SAFETY: the value is copied at once.
@@ -344,15 +349,13 @@ fn late(tp: TcpSock, has_entry: bool) -> *mut Conn {
     if has_entry {
         return established(tp, Side::Server);
     }
-    let sk = tp.sock();
-    let netns = sk.netns();
-    if status(STATUS_COMPLETE) && !overflowed() && watched(netns) {
-        if is_listening(sk, netns) {
+    if status(STATUS_COMPLETE) && !overflowed() && watched(tp.sock().netns()) {
+        if is_listening(tp) {
             return established(tp, Side::Server);
         }
         // Elsewhere a client has an entry: its SYN interrupts nothing.
         if global!(CONFIG.preempts) != 0 {
-            return established(tp, Side::Client);
+            return established(tp, Side::Unknown);
         }
     }
     core::ptr::null_mut()
@@ -387,14 +390,14 @@ fn from_here(tp: TcpSock, row: u32, side: Side, state: u8) -> Conn {
 /// Takes in a connection that was open before the start, or that found no place
 /// when it was opened.
 #[inline(always)]
-pub fn adopt(tp: TcpSock, netns: u32, state: u8, hook: Hook) -> Option<&'static mut Conn> {
+pub fn adopt(tp: TcpSock, state: u8, hook: Hook) -> Option<&'static mut Conn> {
     let sk = tp.sock();
-    let side = if is_listening(sk, netns) {
+    let side = if is_listening(tp) {
         Side::Server
     } else {
         Side::Unknown
     };
-    let number = row_of_sock(sk, side, netns, hook);
+    let number = row_of_tcp(tp, side, hook);
     let mut conn = from_here(tp, number, side, state);
     let overflowed = overflowed();
     if overflowed {
@@ -450,6 +453,12 @@ pub fn observe_rtt(conn: &mut Conn, tp: TcpSock) {
     } else {
         srtt.wrapping_sub(old).wrapping_add(old >> 3)
     };
+    // No sample is negative: a look was skipped, and two samples lie between.
+    let sample_us = if sample_us.cast_signed() < 0 {
+        tp.rack_rtt_us()
+    } else {
+        sample_us
+    };
     if let Some(row) = RowRef::get(conn.row) {
         row.observe(Kind::Rtt, u64::from(sample_us) * 1000);
     }
@@ -489,6 +498,11 @@ pub fn flush(conn: &mut Conn, tp: TcpSock, state: u8, row: RowRef) {
     if received > conn.received_bytes {
         row.received_bytes(received - conn.received_bytes);
         conn.received_bytes = received;
+    }
+    // The close was missed, and `tcp_disconnect` has set all of this to zero.
+    if tp.segs_in().wrapping_sub(conn.segs_in).cast_signed() < 0 {
+        lost::count(Hook::SockSetState, Cause::Limit);
+        return;
     }
     // These counters of the kernel are 32 bits wide and wrap.
     let segs_out = tp.segs_out();

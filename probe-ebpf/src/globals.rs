@@ -22,7 +22,7 @@ pub static CONFIG: ProbeConfig = ProbeConfig {
     netns_len: 0,
     netns: [0; probe_common::config::MAX_NETNS],
     reason_not_specified: 0,
-    send_after: 0,
+    sends: 0,
     preempts: 0,
     payload: 0,
 };

@@ -18,7 +18,7 @@ use probe_common::{
 use crate::{
     atomic,
     globals::global,
-    kernel::sock::{Address, Sock},
+    kernel::sock::{Address, Sock, TcpSock},
     lost,
     maps::{GROUPS, NEXT_ROW, OWNER_OF, PEERS, RESETS, ROW_OF, ROWS},
 };
@@ -51,10 +51,7 @@ impl RowRef {
     /// The shard of this CPU of a row.
     #[inline(always)]
     pub fn get(row: u32) -> Option<Self> {
-        let shards = global!(CONFIG.shards);
-        // SAFETY: the helper takes no arguments.
-        let cpu = unsafe { bpf_get_smp_processor_id() };
-        ROWS.get_ptr_mut(row * shards + (cpu & (shards - 1)))
+        ROWS.get_ptr_mut(row * global!(CONFIG.shards) + shard())
             .map(Self)
     }
 
@@ -146,12 +143,24 @@ pub fn owner(sk: Sock) -> u64 {
     }
 }
 
+/// The row of a full socket of TCP, by its side and its addresses and ports.
+#[inline(always)]
+pub fn row_of_tcp(tp: TcpSock, side: Side, hook: Hook) -> u32 {
+    let sk = tp.sock();
+    row_on_port(sk, tp.local_port(), side, sk.netns(), hook)
+}
+
 /// The row of a connection, by its side and its socket's addresses and ports.
 #[inline(always)]
 pub fn row_of_sock(sk: Sock, side: Side, netns: u32, hook: Hook) -> u32 {
+    row_on_port(sk, sk.local_port(), side, netns, hook)
+}
+
+#[inline(always)]
+fn row_on_port(sk: Sock, local_port: u16, side: Side, netns: u32, hook: Hook) -> u32 {
     let remote = sk.remote();
     let (port, address) = match side {
-        Side::Server => (sk.local_port(), sk.local()),
+        Side::Server => (local_port, sk.local()),
         Side::Client => (sk.remote_port(), remote),
         Side::Unknown | Side::None => (0, [0; 2]),
     };

@@ -6,13 +6,14 @@
 //! request. A client's first send was the ClientHello if what arrives first is a
 //! ServerHello; its handshake is over when it sends again after the records
 //! that end the server's part. Protocols that turn to TLS later (STARTTLS) are
-//! left out.
+//! left out, and so is a ClientHello in the segment that completes the TCP
+//! handshake (`TCP_DEFER_ACCEPT`): no event tells of that one.
 
 use probe_common::{
     conn::Conn,
     lost::{Cause, Hook},
     series::{Closed, Kind, Side, TlsFailed},
-    tls::{ANSWERED, DONE, HELLO, UNKNOWN},
+    tls::{ANSWERED, DONE, HELLO, RETRY, UNKNOWN},
 };
 
 use crate::{
@@ -37,6 +38,12 @@ const ENCRYPTED_ALERT: u32 = 19;
 /// What a client sends to refuse a handshake: such a record, or one that is not
 /// encrypted yet (OpenSSL), alone or after a ChangeCipherSpec.
 const SENT_ALERTS: [u64; 4] = [7, 13, 24, 30];
+/// The first bytes of the random of a ServerHello that asks for another
+/// ClientHello, and where they are in the record.
+const RETRY_RANDOM: [u8; 4] = [0xcf, 0x21, 0xad, 0x74];
+const RANDOM: u32 = HEADER + 6;
+/// Length of an alert that is not encrypted.
+const PLAIN_ALERT: u32 = 2;
 /// Records that are looked at in one segment.
 const RECORDS: u32 = 8;
 
@@ -74,7 +81,13 @@ pub fn sent(conn: &mut Conn, now_ns: u64, length: u64) {
 /// The connection closes: what became of a handshake that was begun.
 #[inline(always)]
 pub fn closed(conn: &Conn, how: Closed) {
-    if matches!(conn.tls, HELLO | ANSWERED) {
+    // A server that has the client's Finished lacks a request, no more.
+    let is_open = match conn.tls {
+        HELLO | RETRY => true,
+        ANSWERED => conn.side != Side::Server as u32,
+        _ => false,
+    };
+    if is_open {
         failed(
             conn,
             match how {
@@ -112,6 +125,9 @@ pub fn arrived(conn: &mut Conn, tp: TcpSock, skb: Skb, payload: u32) {
         let mut record = [0; HEADER as usize + 1];
         // SAFETY: the bytes are from `of`.
         if !unsafe { Bytes::read(bytes, header + at, &mut record) } {
+            if conn.tls == UNKNOWN && payload > HEADER {
+                lost::count(Hook::TcpProbe, Cause::Parse);
+            }
             return give_up(conn);
         }
         let [kind, major, _, high, low, first] = record;
@@ -119,8 +135,20 @@ pub fn arrived(conn: &mut Conn, tp: TcpSock, skb: Skb, payload: u32) {
         if major != 3 || !(CHANGE_CIPHER_SPEC..=APPLICATION_DATA).contains(&kind) || body > MOST {
             return give_up(conn);
         }
+        let mut random = [0; RETRY_RANDOM.len()];
+        if conn.tls == UNKNOWN && (kind, first) == (HANDSHAKE, SERVER_HELLO) {
+            // Where it is not there it is no such one.
+            // SAFETY: as above.
+            let _ = unsafe { Bytes::read(bytes, header + at + RANDOM, &mut random) };
+        }
         conn.tls_seq = conn.tls_seq.wrapping_add(HEADER + body);
-        record_arrived(conn, kind, first, body);
+        let record = Record {
+            kind,
+            first,
+            body,
+            is_retry: random == RETRY_RANDOM,
+        };
+        record_arrived(conn, tp, &record);
         if conn.tls == DONE {
             return;
         }
@@ -136,34 +164,73 @@ fn give_up(conn: &mut Conn) {
     conn.tls = DONE;
 }
 
+/// What is told of a record.
+struct Record {
+    kind: u8,
+    /// First byte of the body; of a handshake that is not encrypted its type.
+    first: u8,
+    /// Length of the body.
+    body: u32,
+    /// Whether it is a ServerHello that asks for another ClientHello.
+    is_retry: bool,
+}
+
 #[inline(always)]
-fn record_arrived(conn: &mut Conn, kind: u8, first: u8, body: u32) {
-    let is_server = conn.side == Side::Server as u32;
-    conn.tls = match (conn.tls, kind) {
-        (UNKNOWN, HANDSHAKE) if is_server && first == CLIENT_HELLO => {
+fn record_arrived(conn: &mut Conn, tp: TcpSock, record: &Record) {
+    conn.tls = if conn.side == Side::Server as u32 {
+        at_server(conn, tp, record)
+    } else {
+        at_client(conn, record)
+    };
+}
+
+/// The state after a record that arrived at a server.
+#[inline(always)]
+fn at_server(conn: &mut Conn, tp: TcpSock, record: &Record) -> u32 {
+    match (conn.tls, record.kind) {
+        (UNKNOWN, HANDSHAKE) if record.first == CLIENT_HELLO => {
             conn.tls_ns = conn::now_ns();
             HELLO
         }
-        // Of a client that has sent nothing the first send is not known.
-        (UNKNOWN, HANDSHAKE) if !is_server && first == SERVER_HELLO && conn.tls_ns != 0 => HELLO,
-        (UNKNOWN, ALERT) if !is_server && conn.tls_ns != 0 => {
-            failed(conn, TlsFailed::Alert);
-            DONE
-        }
         (UNKNOWN, _) => DONE,
+        // The one of TLS 1.2 is encrypted by now and may just say goodbye.
+        (ANSWERED, ALERT) if record.body != PLAIN_ALERT => DONE,
         (_, ALERT) => {
             failed(conn, TlsFailed::Alert);
             DONE
         }
-        (HELLO, APPLICATION_DATA) if is_server => {
-            if body == ENCRYPTED_ALERT {
+        // Early data, before the server has said anything.
+        (HELLO, APPLICATION_DATA) if tp.bytes_acked() == 0 && tp.snd_nxt() == tp.snd_una() => HELLO,
+        (_, APPLICATION_DATA) => {
+            if record.body == ENCRYPTED_ALERT {
                 failed(conn, TlsFailed::Alert);
             } else {
                 completed(conn, conn::now_ns());
             }
             DONE
         }
-        (HELLO, APPLICATION_DATA | CHANGE_CIPHER_SPEC) if !is_server => ANSWERED,
+        (HELLO, CHANGE_CIPHER_SPEC) => ANSWERED,
+        // The second one after a retry.
+        (ANSWERED, HANDSHAKE) if record.first == CLIENT_HELLO => HELLO,
         (state, _) => state,
-    };
+    }
+}
+
+/// The state after a record that arrived at a client.
+#[inline(always)]
+fn at_client(conn: &Conn, record: &Record) -> u32 {
+    match (conn.tls, record.kind) {
+        // Of a client that has sent nothing the first send is not known.
+        (UNKNOWN, HANDSHAKE | ALERT) if conn.tls_ns == 0 => DONE,
+        (UNKNOWN | RETRY, HANDSHAKE) if record.is_retry => RETRY,
+        (UNKNOWN | RETRY, HANDSHAKE) if record.first == SERVER_HELLO => HELLO,
+        (RETRY, CHANGE_CIPHER_SPEC) => RETRY,
+        (_, ALERT) => {
+            failed(conn, TlsFailed::Alert);
+            DONE
+        }
+        (UNKNOWN, _) => DONE,
+        (HELLO, APPLICATION_DATA | CHANGE_CIPHER_SPEC) => ANSWERED,
+        (state, _) => state,
+    }
 }

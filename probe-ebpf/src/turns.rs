@@ -12,11 +12,12 @@
 //! and the send counts as seen.
 
 use probe_common::{
+    config::{SENDS_AFTER, SENDS_UNSEEN},
     conn::Conn,
     series::{Kind, Side},
 };
 
-use crate::{conn, globals::global, kernel::sock::TcpSock, series::RowRef, tls};
+use crate::{atomic, conn, globals::global, kernel::sock::TcpSock, series::RowRef, tls};
 
 #[inline(always)]
 fn is(conn: &Conn, side: Side) -> bool {
@@ -27,8 +28,10 @@ fn is(conn: &Conn, side: Side) -> bool {
 #[inline(always)]
 pub fn used(conn: &mut Conn) {
     if conn.used == 0 {
-        conn.used = 1;
-        if is(conn, Side::Server)
+        // SAFETY: a member of a map value.
+        let before = unsafe { atomic::compare_exchange(&raw mut conn.used, 0, 1) };
+        if before == 0
+            && is(conn, Side::Server)
             && conn.since_ns != 0
             && let Some(row) = RowRef::get(conn.row)
         {
@@ -45,20 +48,24 @@ pub fn used(conn: &mut Conn) {
 fn answered(conn: &mut Conn, now_ns: u64) {
     let turn_ns = conn.turn_ns;
     if turn_ns != 0 {
-        conn.turn_ns = 0;
-        if let Some(row) = RowRef::get(conn.row) {
+        // SAFETY: a member of a map value.
+        let before = unsafe { atomic::compare_exchange(&raw mut conn.turn_ns, turn_ns, 0) };
+        if before == turn_ns
+            && let Some(row) = RowRef::get(conn.row)
+        {
             row.observe(Kind::FirstByte, now_ns.saturating_sub(turn_ns));
         }
     }
 }
 
-/// A segment arrived; `has_payload` says whether with data.
+/// A segment arrived; `has_news` says whether with data that had not come yet.
 #[inline(always)]
-pub fn arrived(conn: &mut Conn, tp: TcpSock, has_payload: bool) {
-    if global!(CONFIG.send_after) != 0 {
+pub fn arrived(conn: &mut Conn, tp: TcpSock, has_news: bool) {
+    let sends = global!(CONFIG.sends);
+    if sends == SENDS_AFTER {
         sending(conn, tp);
     }
-    if has_payload {
+    if has_news && sends != SENDS_UNSEEN {
         if is(conn, Side::Server) {
             conn.turn_ns = conn::now_ns();
         } else if is(conn, Side::Client) && conn.turn_ns != 0 {
@@ -87,7 +94,7 @@ fn sending(conn: &mut Conn, tp: TcpSock) {
 #[inline(always)]
 pub fn sent(conn: &mut Conn, tp: TcpSock, length: u64) {
     used(conn);
-    if global!(CONFIG.send_after) != 0 {
+    if global!(CONFIG.sends) == SENDS_AFTER {
         let write_seq = tp.write_seq();
         if write_seq == conn.write_seq {
             return;

@@ -9,7 +9,12 @@ use aya::{
     programs::{BtfTracePoint, Iter, Program, ProgramError, Xdp, XdpMode as AyaMode},
 };
 use probe_common::{
-    config::ProbeConfig, kfunc, layout::KernelLayout, owner, packet::Protocol, series::CORE_REASONS,
+    config::{ProbeConfig, SENDS_AFTER},
+    kfunc,
+    layout::KernelLayout,
+    owner,
+    packet::Protocol,
+    series::CORE_REASONS,
 };
 
 use crate::{
@@ -327,7 +332,7 @@ pub fn host(
     match result {
         Err(error) if globals.kfuncs.reads_payload() => {
             // Some kernels have a function and keep it from tracing programs.
-            tracing::debug!("trying without {}: {error:#}", kfunc::DYNPTR_FROM_SKB.name);
+            tracing::warn!("trying without {}: {error:#}", kfunc::DYNPTR_FROM_SKB.name);
             let mut plain = globals.clone();
             plain.kfuncs = Kfuncs::default();
             plain.config.payload = 0;
@@ -351,10 +356,9 @@ fn attach_all(
     };
     before(&mut loaded)?;
     tracing::debug!("made the maps");
-    let other_send = if globals.config.send_after == 0 {
-        SOCK_SEND
-    } else {
-        TCP_SEND
+    let other_send = match globals.config.sends {
+        SENDS_AFTER => TCP_SEND,
+        _ => SOCK_SEND,
     };
     let owners = globals.config.key_owner != owner::NONE;
     let is_used = |hook: &&Hook| {

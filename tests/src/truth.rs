@@ -318,10 +318,18 @@ fn preempts() -> bool {
     skip::kernel() >= (7, 0)
 }
 
-/// Events that the tool itself says it may have missed since the kernel skipped
-/// its programs; 0 where the kernel does not preempt them.
+/// Changes of connections that the tool itself says it may have missed since the
+/// kernel skipped its programs; 0 where the kernel does not preempt them.
 pub fn preempted(snapshot: &Snapshot) -> i64 {
-    let lost = (snapshot.lost.iter()).filter(|lost| preempts() && lost.cause == "recursion");
+    const CHANGES: [&str; 5] = [
+        "inet_sock_set_state",
+        "tcp_destroy_sock",
+        "tcp_receive_reset",
+        "tcp_retransmit_skb",
+        "tcp_send_reset",
+    ];
+    let lost = (snapshot.lost.iter())
+        .filter(|lost| preempts() && lost.cause == "recursion" && CHANGES.contains(&&*lost.hook));
     let count = lost.map(|lost| lost.count).sum::<u64>();
     println!("preempted and skipped: {count} events");
     i64::try_from(count).unwrap_or(i64::MAX)

@@ -41,9 +41,9 @@ const BEGIN: &str = "EDGEPROBE-GUEST-BEGIN ";
 /// others ask for the same of every kernel, and emulated processors are slow.
 const COUNTING: &[&str] = &[
     "drops",
+    "full",
     "handshake",
     "many",
-    "owner",
     "queues",
     "rtt",
     "truth",

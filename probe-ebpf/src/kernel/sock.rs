@@ -253,10 +253,24 @@ impl TcpSock {
         /// Of a listener: when its SYN queue overflowed, in jiffies, or 0. One
         /// that shares its port keeps that with its group.
         syn_queue_overflow: ts_recent_stamp as u32;
+        /// Next sequence number to send.
         snd_nxt: snd_nxt as u32;
+        /// First one that is not acknowledged.
         snd_una: snd_una as u32;
+        /// Payload, SYN and FIN acknowledged, in bytes.
         bytes_acked: bytes_acked as u64;
         bytes_received: bytes_received as u64;
+    }
+
+    /// Local port, also of a socket that has given it up: at the transition to
+    /// CLOSE an accepted one has (`inet_hashtables.c:inet_put_port`).
+    #[inline(always)]
+    pub fn local_port(self) -> u16 {
+        match self.sock().local_port() {
+            // SAFETY: a BTF-typed pointer; see `load`.
+            0 => u16::from_be(unsafe { load(self.0, global!(LAYOUT.inet_sport)) }),
+            port => port,
+        }
     }
 
     /// Least RTT in microseconds; all ones without a sample.
@@ -297,7 +311,7 @@ impl TcpSock {
             state,
             state::FIN_WAIT1 | state::FIN_WAIT2 | state::LAST_ACK | state::CLOSING
         );
-        sent - u64::from(fin_queued && nxt == self.write_seq())
+        sent.saturating_sub(u64::from(fin_queued && nxt == self.write_seq()))
     }
 
     /// Payload bytes received in order.
@@ -305,6 +319,7 @@ impl TcpSock {
     pub fn received(self) -> u64 {
         // SAFETY: a BTF-typed pointer; see `load`.
         let flags: u64 = unsafe { load(self.0, global!(LAYOUT.skc_flags)) };
-        self.bytes_received() - u64::from(flags & SOCK_DONE != 0)
+        self.bytes_received()
+            .saturating_sub(u64::from(flags & SOCK_DONE != 0))
     }
 }

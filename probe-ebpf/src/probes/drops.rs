@@ -79,10 +79,10 @@ fn count(reason: u32, protocol: Protocol) {
 /// nothing but this: the segment is freed on the listener without a reason.
 #[inline(always)]
 fn half_open_reset(skb: Skb, listener: Sock) {
-    if listener.state() != state::LISTEN || !skb.is_reset() {
+    let netns = listener.netns();
+    if listener.state() != state::LISTEN || !skb.is_reset() || !watched(netns) {
         return;
     }
-    let netns = listener.netns();
     let row = row_of(
         Side::Server,
         listener.local_port(),
@@ -92,9 +92,7 @@ fn half_open_reset(skb: Skb, listener: Sock) {
         netns,
         HOOK,
     );
-    if watched(netns)
-        && let Some(row) = RowRef::get(row)
-    {
+    if let Some(row) = RowRef::get(row) {
         row.failed(Failed::Reset);
     }
 }

@@ -17,7 +17,7 @@ use crate::{
         sock::{Address, Sock, state},
         watched,
     },
-    series::{Direction, owner, reset, row_of, row_of_sock},
+    series::{Direction, owner, reset, row_of, row_of_sock, row_of_tcp},
 };
 
 #[btf_tracepoint(function = "tcp_send_reset")]
@@ -81,7 +81,11 @@ fn row_of_connection(sk: Sock, netns: u32, hook: Hook) -> u32 {
         Some(conn) if !conn::is_connecting(conn) && conn.row != OVERFLOW_ROW => return conn.row,
         Some(conn) => conn::side(conn),
         None if sk.state() == state::SYN_SENT => Side::Client,
-        None => Side::Unknown,
+        // One that closes while the peer still sends is gone already.
+        None => match sk.tcp() {
+            Some(tp) if conn::is_listening(tp) => return row_of_tcp(tp, Side::Server, hook),
+            _ => Side::Unknown,
+        },
     };
     row_of_sock(sk, side, netns, hook)
 }

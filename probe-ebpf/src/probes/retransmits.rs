@@ -60,6 +60,8 @@ fn sent_again(tp: TcpSock) {
             conn::begins(sk, Side::Client);
             let conn = conn::get(sk)?;
             conn.since_ns = 0;
+            // Whoever was interrupted by the timer.
+            conn.pid = 0;
             conn.retransmits = tp.total_retrans().saturating_sub(1);
             Some(conn)
         });
@@ -73,7 +75,7 @@ fn sent_again(tp: TcpSock) {
         Some(conn) => conn,
         None if conn::overflowed() => return,
         // Open before the start and not met yet: all but this one is the past.
-        None => match conn::adopt(tp, netns, state, HOOK) {
+        None => match conn::adopt(tp, state, HOOK) {
             Some(conn) => {
                 conn.retransmits = conn.retransmits.saturating_sub(1);
                 conn

@@ -47,8 +47,11 @@ fn arrives(ctx: *const c_void) {
 #[inline(always)]
 fn segment(conn: &mut Conn, tp: TcpSock, skb: Skb) {
     let payload = skb.payload();
-    turns::arrived(conn, tp, payload != 0);
-    if payload != 0 && global!(CONFIG.payload) != 0 && conn.tls != tls::DONE {
+    // A segment that comes again is neither a request nor an answer, nor is a
+    // keepalive with a byte of what has been acknowledged.
+    let has_news = payload != 0 && skb.end_seq().wrapping_sub(tp.rcv_nxt()).cast_signed() > 0;
+    turns::arrived(conn, tp, has_news);
+    if has_news && global!(CONFIG.payload) != 0 && conn.tls != tls::DONE {
         crate::tls::arrived(conn, tp, skb, payload);
     }
 }

@@ -11,7 +11,7 @@ use probe_common::{
     conn::STATUS_REPORT,
     lost::{Cause, Hook},
     series::Side,
-    sock::SockRecord,
+    sock::{SockRecord, listener_key},
 };
 
 use crate::{
@@ -85,7 +85,7 @@ fn tcp_visit(ctx: *const Context) -> i32 {
 fn listener(seq: *mut c_void, tp: TcpSock, netns: u32) {
     let sk = tp.sock();
     if LISTENERS
-        .insert(&conn::listener_key(netns, sk.local_port()), &1, 0)
+        .insert(&listener_key(netns, sk.local_port()), &1, 0)
         .is_err()
     {
         lost::count(HOOK, Cause::MapFull);
@@ -108,7 +108,7 @@ fn connection(seq: *mut c_void, tp: TcpSock, netns: u32, state: u8) {
         unsafe { atomic::add(visited, 1) };
     }
     let Some(conn) = conn::settled(tp) else {
-        conn::adopt(tp, netns, state, HOOK);
+        conn::adopt(tp, state, HOOK);
         return;
     };
     if state == state::ESTABLISHED {

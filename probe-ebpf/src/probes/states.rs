@@ -7,8 +7,8 @@
 use core::ffi::c_void;
 
 use probe_common::{
-    conn::{CLOSED, Conn, OPEN},
-    lost::Hook,
+    conn::{CLOSED, Conn, OPEN, STATUS_COMPLETE},
+    lost::{Cause, Hook},
     series::{Closed, Failed, Kind, Retransmit, Side},
 };
 
@@ -20,7 +20,8 @@ use crate::{
         sock::{IPPROTO_TCP, Sock, TcpSock, state},
         watched,
     },
-    series::{RowRef, row_of_sock},
+    lost,
+    series::{RowRef, row_of_tcp},
     tls, turns,
 };
 
@@ -138,10 +139,10 @@ fn destroyed(ctx: *const c_void) {
             };
             failed(Some(conn), tp, without_error, side);
         } else {
-            // Without an error both ends sent a FIN.
+            // Without an error both ends sent a FIN, if this one did.
             let old = match tp.err() {
-                0 => state::LAST_ACK,
                 _ if conn.flags & OPEN != 0 => state::ESTABLISHED,
+                0 => state::LAST_ACK,
                 _ => state::FIN_WAIT1,
             };
             closed(conn, tp, old);
@@ -165,7 +166,7 @@ fn failure(error: i32) -> Failed {
 #[inline(always)]
 fn failed(conn: Option<&'static mut Conn>, tp: TcpSock, without_error: Failed, fallback: Side) {
     let side = conn.as_ref().map_or(fallback, |conn| conn::side(conn));
-    let number = row_of_sock(tp.sock(), side, tp.sock().netns(), HOOK);
+    let number = row_of_tcp(tp, side, HOOK);
     if let Some(row) = RowRef::get(number) {
         row.failed(match tp.err() {
             0 => without_error,
@@ -216,6 +217,10 @@ fn how(tp: TcpSock, old: u8) -> Closed {
 /// `old` is the state before CLOSE.
 #[inline(always)]
 fn closed(conn: &mut Conn, tp: TcpSock, old: u8) {
+    // Accepted, never used, and closed with data unread.
+    if conn.flags & OPEN != 0 && tp.sock().has_user() {
+        turns::used(conn);
+    }
     if let Some(row) = RowRef::get(conn.row) {
         conn::observe_last_rtt(conn, tp, row);
         conn::no_longer_open(conn, row);
@@ -234,11 +239,15 @@ fn closed(conn: &mut Conn, tp: TcpSock, old: u8) {
 /// opened after the start: all that it did counts now, without its side.
 #[inline(never)]
 fn closed_unknown(tp: TcpSock, old: u8) {
-    let number = row_of_sock(tp.sock(), Side::Unknown, tp.sock().netns(), HOOK);
+    let number = row_of_tcp(tp, Side::Unknown, HOOK);
     let Some(row) = RowRef::get(number) else {
         return;
     };
     row.closed(how(tp, old));
+    if !conn::overflowed() && conn::status(STATUS_COMPLETE) {
+        // All of its events were skipped: it has not been counted as opened.
+        lost::count(HOOK, Cause::Limit);
+    }
     if conn::overflowed() {
         let mut conn = Conn::default();
         conn::flush(&mut conn, tp, old, row);

@@ -75,7 +75,10 @@ impl Listeners {
         // What was dropped before the start does not count; a namespace that
         // came later counts from its beginning.
         let counts = !is_new || self.started;
-        let total = listen_drops.saturating_sub(known.drops);
+        // Less than before: another namespace has that number now.
+        let total = listen_drops
+            .checked_sub(known.drops)
+            .unwrap_or(listen_drops);
         let raised: Vec<(String, u64)> = sockets
             .iter()
             .map(|(key, &drops)| {
@@ -97,9 +100,19 @@ impl Listeners {
         self.started = true;
     }
 
-    /// Forgets the sockets of namespaces that are gone.
+    /// Forgets the sockets of namespaces that are gone, and not what had been
+    /// counted there: one may only have been out of sight.
     pub fn retain(&mut self, exists: impl Fn(u32) -> bool) {
-        self.namespaces.retain(|&inum, _| exists(inum));
+        for (_, gone) in self
+            .namespaces
+            .iter_mut()
+            .filter(|(inum, _)| !exists(**inum))
+        {
+            *gone = Namespace {
+                drops: gone.drops,
+                ..Namespace::default()
+            };
+        }
     }
 
     /// The sockets as they were seen last.

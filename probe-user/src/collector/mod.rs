@@ -11,7 +11,7 @@ mod owners;
 mod rows;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     path::Path,
     time::{Duration, Instant},
 };
@@ -19,12 +19,12 @@ use std::{
 use anyhow::Context as _;
 use aya::maps::{Array, HashMap as BpfHash, MapData, lpm_trie::LpmTrie};
 use probe_common::{
-    config::{MAX_NETNS, ProbeConfig},
-    conn::{STATUS_COMPLETE, STATUS_COOKIES, STATUS_REPORT},
+    config::{MAX_NETNS, ProbeConfig, SENDS_AFTER, SENDS_BEFORE, SENDS_UNSEEN},
+    conn::{STATUS_COMPLETE, STATUS_COOKIES, STATUS_FULL, STATUS_REPORT},
     lost::{Cause, Hook},
     packet::{FlowKey, Protocol, Traffic},
     series::{CORE_REASONS, DropKey, OVERFLOW_ROW, ResetKey},
-    sock::{LISTEN, SockRecord},
+    sock::{LISTEN, SockRecord, listener_key},
 };
 
 use self::{
@@ -114,7 +114,11 @@ impl Collector {
         let kernel = own::kernel_release();
         let preempts = own::preempts_programs(&kernel);
         let kfuncs = Kfuncs::resolve(&own_btf);
-        let send_after = !own_btf.has_tracepoint(TCP_SEND) && own_btf.has_tracepoint(SOCK_SEND);
+        let sends = match [TCP_SEND, SOCK_SEND].map(|name| own_btf.has_tracepoint(name)) {
+            [true, _] => SENDS_BEFORE,
+            [false, true] => SENDS_AFTER,
+            [false, false] => SENDS_UNSEEN,
+        };
         drop(own_btf);
         tracing::debug!("read the kernel's types");
         let btf = aya::Btf::from_sys_fs().context("cannot read the kernel's BTF")?;
@@ -128,7 +132,7 @@ impl Collector {
             config: ProbeConfig {
                 rows: config.rows.unwrap_or(ROWS),
                 places: config.connections.unwrap_or(CONNECTIONS).max(1),
-                send_after: send_after.into(),
+                sends,
                 preempts: preempts.into(),
                 payload: kfuncs.reads_payload().into(),
                 ..probe_config(&namespaces, &names, &reasons, shards)
@@ -317,6 +321,7 @@ impl Collector {
         if cookies {
             self.set_status(STATUS_COOKIES, 1)?;
         }
+        self.forget_listeners(&records)?;
         for inum in gone {
             self.namespaces.remove(&inum);
         }
@@ -326,6 +331,21 @@ impl Collector {
         self.last_visit = Instant::now();
         self.visit_cost = begin.elapsed();
         Ok(records)
+    }
+
+    /// Forgets the listeners that are gone: a client may get their port.
+    fn forget_listeners(&mut self, seen: &[SockRecord]) -> anyhow::Result<()> {
+        let listening: HashSet<u64> = seen
+            .iter()
+            .filter(|record| record.state == LISTEN)
+            .map(|record| listener_key(record.netns, record.local_port))
+            .collect();
+        let mut known: BpfHash<&mut MapData, u64, u8> = self.host.map_mut("LISTENERS")?;
+        let keys = known.keys().collect::<Result<Vec<u64>, _>>()?;
+        for key in keys.into_iter().filter(|key| !listening.contains(key)) {
+            known.remove(&key)?;
+        }
+        Ok(())
     }
 
     fn resets(&self) -> anyhow::Result<(Vec<snapshot::Reset>, u64)> {
@@ -407,6 +427,8 @@ impl Collector {
         let loadeds = || std::iter::once(&self.host).chain(self.devices.iter().map(|d| &d.loaded));
         let mut lost: BTreeMap<(&str, &str), u64> = BTreeMap::new();
         let mut skipped = BTreeMap::new();
+        let status: Array<&MapData, u64> = self.host.map("STATUS")?;
+        let is_full = status.get(&STATUS_FULL, 0)? != 0;
         for loaded in loadeds() {
             let counts: Array<&MapData, u64> = loaded.map("LOST")?;
             for (h, hook) in Hook::NAMES.into_iter().enumerate() {
@@ -436,12 +458,16 @@ impl Collector {
                         "iter" => "iter_tcp",
                         _ => hook,
                     });
-                // Where programs are preempted that may not be enough.
-                let is_healed = !self.preempts && HEALED.contains(&hook);
+                // Where programs are preempted that may not be enough, and with a
+                // full table nothing is made up for and the twins rest.
+                let is_healed = !self.preempts && !is_full && HEALED.contains(&hook);
                 let hook = Hook::NAMES.into_iter().find(|&name| name == hook);
-                if let Some(hook) = hook.filter(|_| !is_healed) {
+                if let Some(hook) = hook.filter(|_| program.attached && !is_healed) {
                     let known = skipped.entry(hook).or_insert(missed);
-                    *known = missed.min(*known);
+                    *known = match is_full {
+                        true => missed.max(*known),
+                        false => missed.min(*known),
+                    };
                 }
                 snapshot.programs.push(program);
             }
@@ -470,7 +496,7 @@ impl Collector {
             usage.map = format!("FLOWS/{}", device.name);
             snapshot.maps.push(usage);
         }
-        let known: std::collections::HashSet<&str> = ["ROWS", "CONNS", "RESETS", "DROPS"].into();
+        let known: HashSet<&str> = ["ROWS", "CONNS", "RESETS", "DROPS"].into();
         let mut others = 0;
         for loaded in loadeds() {
             others += maps::memory_of_others(loaded, &known);

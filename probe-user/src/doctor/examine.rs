@@ -117,7 +117,7 @@ pub fn examine(facts: &Facts, only: &[String]) -> Report {
     checks.extend(privileges(facts));
     checks.push(unprivileged(&facts.unprivileged));
     checks.push(paranoid(&facts.paranoid));
-    checks.extend(hooks(facts.btf.as_ref().ok()));
+    checks.extend(hooks(facts.btf.as_ref().ok(), &facts.release));
     let (interfaces, failed) = interfaces(facts, only);
     checks.extend(failed);
     Report {
@@ -134,15 +134,20 @@ pub fn examine(facts: &Facts, only: &[String]) -> Report {
 
 fn release(release: &str) -> Check {
     let check = |status| Check::new(Group::Kernel, "Linux 6.1 or later", status, release);
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
-    let mut number = || numbers.next()?.parse::<u32>().ok();
-    match number().zip(number()) {
+    match number_of(release) {
         Some(version) if version >= OLDEST => check(Status::Ok),
         Some(_) => check(Status::Missing)
             .lost("nothing is tested on this kernel; the hooks below say what it has")
             .remedy("use Linux 6.1 or later"),
         None => check(Status::Unknown),
     }
+}
+
+/// Major and minor number of a release.
+fn number_of(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    let mut number = || numbers.next()?.parse().ok();
+    number().zip(number())
 }
 
 fn btf_file(facts: &Facts) -> Check {
@@ -335,7 +340,7 @@ fn paranoid(value: &Reading) -> Check {
     })
 }
 
-fn hooks(btf: Option<&Btf>) -> Vec<Check> {
+fn hooks(btf: Option<&Btf>, release: &str) -> Vec<Check> {
     let Some(btf) = btf else {
         return HOOKS
             .iter()
@@ -368,7 +373,9 @@ fn hooks(btf: Option<&Btf>) -> Vec<Check> {
         None => missing(SENDS[0]).lost(SENDS_LOST),
     });
     let payload = DYNPTR_FROM_SKB.name;
-    checks.push(if btf.has_func(payload) {
+    // Before 6.12 it is kept from programs on tracepoints.
+    let is_lent = number_of(release).is_some_and(|version| version >= (6, 12));
+    checks.push(if is_lent && btf.has_func(payload) {
         Check::new(Group::Hooks, payload, Status::Ok, "there")
     } else {
         missing(payload).lost(PAYLOAD_LOST)

@@ -124,10 +124,4 @@ pub const ARGUMENTS: &[Argument] = &[
         since: "6.10",
         lost: "why resets are sent (reason is \"unavailable\"), and resets sent without a socket",
     },
-    Argument {
-        hook: "tcp_retransmit_skb",
-        name: "err",
-        since: "a release after 6.12",
-        lost: "nothing: before it, the event tells only of retransmissions that were sent",
-    },
 ];
