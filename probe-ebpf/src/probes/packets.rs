@@ -1,6 +1,8 @@
 //! XDP: packets and bytes of a device by protocol and by flow. Every packet is
 //! passed on as it is.
 
+use core::arch::asm;
+
 use aya_ebpf::{
     bindings::{BPF_NOEXIST, xdp_action::XDP_PASS},
     helpers::generated::bpf_get_smp_processor_id,
@@ -13,7 +15,9 @@ use probe_common::{
 };
 
 use crate::{
-    atomic, lost,
+    atomic,
+    kernel::sock::{Address, mapped},
+    lost,
     maps::{DEVICE, FLOWS, OVERFLOW},
 };
 
@@ -23,6 +27,8 @@ const ETH_P_IPV6: u16 = 0x86dd;
 const ETH_P_8021Q: u16 = 0x8100;
 const ETH_P_8021AD: u16 = 0x88a8;
 
+const TCP: u8 = 6;
+const UDP: u8 = 17;
 const ETHERNET: usize = 14;
 const VLAN_TAG: usize = 4;
 /// Bits of `frag_off` that are zero in an unfragmented or first fragment.
@@ -36,7 +42,12 @@ fn xdp_packets(ctx: XdpContext) -> u32 {
     let cpu = unsafe { bpf_get_smp_processor_id() };
     let index = cpu * Protocol::NAMES.len() as u32 + protocol as u32;
     match DEVICE.get_ptr_mut(index) {
-        Some(traffic) => add(traffic, bytes),
+        // Nothing else writes to the shard: softirqs of a CPU come one at a time.
+        // SAFETY: a map value.
+        Some(traffic) => unsafe {
+            (*traffic).packets += 1;
+            (*traffic).bytes += bytes;
+        },
         None => lost::count(Hook::Xdp, Cause::Limit),
     }
     let flow = FLOWS.get_ptr_mut(&key).or_else(|| {
@@ -54,6 +65,7 @@ fn xdp_packets(ctx: XdpContext) -> u32 {
     XDP_PASS
 }
 
+/// To a flow, which other CPUs add to as well.
 #[inline(always)]
 fn add(traffic: *mut Traffic, bytes: u64) {
     // SAFETY: a map value; flows are never removed.
@@ -70,116 +82,140 @@ fn length(ctx: &XdpContext) -> u64 {
     unsafe { aya_ebpf::helpers::generated::bpf_xdp_get_buff_len(ctx.ctx) }
 }
 
-/// Reads at an offset, if the linear part of the frame reaches that far.
+/// Where a header begins, if the linear part of the frame holds all of it.
 #[inline(always)]
-fn read<T: Copy>(ctx: &XdpContext, offset: usize) -> Option<T> {
+fn header(ctx: &XdpContext, offset: usize, length: usize) -> Option<*const u8> {
     let start = ctx.data() + offset;
-    if start + size_of::<T>() > ctx.data_end() {
-        return None;
+    (start + length <= ctx.data_end()).then_some(start as *const u8)
+}
+
+/// Loads a word of a header in the order of the machine. Headers need not be
+/// aligned, and for such words the compiler would load single bytes.
+macro_rules! word {
+    ($width:literal, $header:expr, $offset:expr) => {{
+        let word: u64;
+        // SAFETY: the verifier knows how long the header is.
+        unsafe {
+            asm!(
+                concat!("{0} = *(", $width, " *)({1} + {2})"),
+                out(reg) word, in(reg) $header, const $offset,
+                options(pure, readonly, nostack),
+            );
+        }
+        word
+    }};
+}
+
+/// A flow as the words of its [`FlowKey`].
+#[derive(Default)]
+struct Flow {
+    source: Address,
+    destination: Address,
+    /// In network order, the source first.
+    ports: u32,
+    protocol: u8,
+}
+
+impl Flow {
+    #[inline(always)]
+    fn key(self, ethertype: u16) -> FlowKey {
+        let [source, destination] = [self.ports as u16, (self.ports >> 16) as u16];
+        let last = u64::from(u16::from_be(source))
+            | u64::from(u16::from_be(destination)) << 16
+            | u64::from(ethertype) << 32
+            | u64::from(self.protocol) << 48;
+        let [s0, s1] = self.source;
+        let [d0, d1] = self.destination;
+        // SAFETY: both are 40 bytes without padding; the last word is the ports,
+        // the EtherType, the protocol and a zero, each in the machine's order.
+        unsafe { core::mem::transmute::<[u64; 5], FlowKey>([s0, s1, d0, d1, last]) }
     }
-    // SAFETY: within the frame; headers need not be aligned.
-    Some(unsafe { (start as *const T).read_unaligned() })
 }
 
 #[inline(always)]
 fn parse(ctx: &XdpContext) -> (FlowKey, Protocol) {
-    let mut key = FlowKey::default();
     let mut next = ETHERNET;
-    let mut ethertype = u16::from_be(read(ctx, ETHERNET - 2).unwrap_or(0));
+    let mut ethertype = match header(ctx, 0, ETHERNET) {
+        Some(header) => u16::from_be(word!("u16", header, 12) as u16),
+        None => 0,
+    };
     // One tag, or a service tag and a customer tag.
     let mut tags = 0;
     while tags < 2 && matches!(ethertype, ETH_P_8021Q | ETH_P_8021AD) {
-        ethertype = u16::from_be(read(ctx, next + 2).unwrap_or(0));
+        ethertype = match header(ctx, next, VLAN_TAG) {
+            Some(tag) => u16::from_be(word!("u16", tag, 2) as u16),
+            None => 0,
+        };
         next += VLAN_TAG;
         tags += 1;
     }
-    key.ethertype = ethertype;
+    let mut flow = Flow::default();
     let protocol = match ethertype {
-        ETH_P_IP => ipv4(ctx, next, &mut key),
-        ETH_P_IPV6 => ipv6(ctx, next, &mut key),
+        ETH_P_IP => ipv4(ctx, next, &mut flow),
+        ETH_P_IPV6 => ipv6(ctx, next, &mut flow),
         ETH_P_ARP => Protocol::Arp,
         _ => Protocol::Other,
     };
-    (key, protocol)
+    (flow.key(ethertype), protocol)
 }
 
 #[inline(always)]
-fn ipv4(ctx: &XdpContext, at: usize, key: &mut FlowKey) -> Protocol {
-    let Some(header) = read::<[u8; 20]>(ctx, at) else {
+fn ipv4(ctx: &XdpContext, at: usize, flow: &mut Flow) -> Protocol {
+    let Some(header) = header(ctx, at, 20) else {
         return Protocol::Ipv4;
     };
-    let mut address = [0; 16];
-    address[10] = 0xff;
-    address[11] = 0xff;
-    address[12..].copy_from_slice(&header[12..16]);
-    key.source = address;
-    address[12..].copy_from_slice(&header[16..20]);
-    key.destination = address;
-    key.protocol = header[9];
-    let first = u16::from_be_bytes([header[6], header[7]]) & FRAGMENT_OFFSET == 0;
-    let length = usize::from(header[0] & 0xf) * 4;
-    match header[9] {
-        6 | 17 => {
-            if first {
-                ports(ctx, at + length, key);
-            }
-            if header[9] == 6 {
-                Protocol::Tcp
-            } else {
-                Protocol::Udp
-            }
-        }
+    flow.source = mapped(word!("u32", header, 12) as u32);
+    flow.destination = mapped(word!("u32", header, 16) as u32);
+    flow.protocol = word!("u8", header, 9) as u8;
+    let first = u16::from_be(word!("u16", header, 6) as u16) & FRAGMENT_OFFSET == 0;
+    let length = (word!("u8", header, 0) as usize & 0xf) * 4;
+    match flow.protocol {
+        TCP | UDP => transport(ctx, at + length, first, flow),
         1 => Protocol::Icmp,
         _ => Protocol::Ipv4,
     }
 }
 
 #[inline(always)]
-fn ipv6(ctx: &XdpContext, at: usize, key: &mut FlowKey) -> Protocol {
+fn ipv6(ctx: &XdpContext, at: usize, flow: &mut Flow) -> Protocol {
     const FRAGMENT: u8 = 44;
 
-    let Some(header) = read::<[u8; 40]>(ctx, at) else {
+    let Some(fixed) = header(ctx, at, 40) else {
         return Protocol::Ipv6;
     };
-    key.source.copy_from_slice(&header[8..24]);
-    key.destination.copy_from_slice(&header[24..40]);
-    let (mut next, mut at, mut first) = (header[6], at + 40, true);
+    flow.source = [word!("u64", fixed, 8), word!("u64", fixed, 16)];
+    flow.destination = [word!("u64", fixed, 24), word!("u64", fixed, 32)];
+    let (mut next, mut at, mut first) = (word!("u8", fixed, 6) as u8, at + 40, true);
     // Hop-by-hop, routing and destination options, and a fragment header.
     let mut extensions = 0;
     while extensions < 4 && matches!(next, 0 | 43 | 60 | FRAGMENT) {
-        let Some(extension) = read::<[u8; 4]>(ctx, at) else {
+        let Some(extension) = header(ctx, at, 4) else {
             break;
         };
         if next == FRAGMENT {
-            first = u16::from_be_bytes([extension[2], extension[3]]) & !7 == 0;
+            first = u16::from_be(word!("u16", extension, 2) as u16) & !7 == 0;
             at += 8;
         } else {
-            at += (usize::from(extension[1]) + 1) * 8;
+            at += (word!("u8", extension, 1) as usize + 1) * 8;
         }
-        next = extension[0];
+        next = word!("u8", extension, 0) as u8;
         extensions += 1;
     }
-    key.protocol = next;
+    flow.protocol = next;
     match next {
-        6 | 17 => {
-            if first {
-                ports(ctx, at, key);
-            }
-            if next == 6 {
-                Protocol::Tcp
-            } else {
-                Protocol::Udp
-            }
-        }
+        TCP | UDP => transport(ctx, at, first, flow),
         58 => Protocol::Icmp6,
         _ => Protocol::Ipv6,
     }
 }
 
 #[inline(always)]
-fn ports(ctx: &XdpContext, at: usize, key: &mut FlowKey) {
-    if let Some([source, destination]) = read::<[u16; 2]>(ctx, at) {
-        key.source_port = u16::from_be(source);
-        key.destination_port = u16::from_be(destination);
+fn transport(ctx: &XdpContext, at: usize, first: bool, flow: &mut Flow) -> Protocol {
+    if first && let Some(header) = header(ctx, at, 4) {
+        flow.ports = word!("u32", header, 0) as u32;
+    }
+    match flow.protocol {
+        TCP => Protocol::Tcp,
+        _ => Protocol::Udp,
     }
 }
