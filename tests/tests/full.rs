@@ -68,15 +68,15 @@ fn more_connections_than_places_leave_the_sums_exact() {
     table.equal("closed", sum(|one| one.closed.values().sum()), ends);
     table.equal("open", sum(|one| one.open), 0);
     table.equal("lost for another cause", lost(&snapshot, "limit"), 0);
-    table.equal("received", sum(|one| one.received_bytes), sent_twice);
+    let received = sum(|one| one.received_bytes);
+    table.equal_bytes("received", received, sent_twice, load::MOST_BYTES);
     // Of an end without a side it is not known whether its SYN is a byte.
-    table.at_most("sent", sum(|one| one.sent_bytes), sent_twice + no_place);
-    table.at_most(
-        "sent at the least",
-        sent_twice as u64,
-        sum(|one| one.sent_bytes) as i64,
-    );
-    table.allow(witness.hidden() + truth::preempted(&snapshot));
+    let sent = sum(|one| one.sent_bytes);
+    let hidden = witness.hidden() + truth::preempted(&snapshot);
+    let unseen = hidden * i64::from(load::MOST_BYTES);
+    table.at_most("sent", sent, sent_twice + no_place);
+    table.at_least("sent", sent, sent_twice - unseen);
+    table.allow(hidden);
     table.check();
     daemon.stop();
     server.stop();

@@ -33,7 +33,7 @@ pub fn run(workspace: &Workspace, suite: Option<Suite>) -> Result<ExitCode> {
             vec![
                 Suite::Unit,
                 Suite::Kernel { args: Vec::new() },
-                Suite::Vm(vm::Options::default()),
+                Suite::Vm(vm::Options::brief()),
             ]
         },
         |suite| vec![suite],
