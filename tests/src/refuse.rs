@@ -4,6 +4,8 @@ use std::{
     io,
     net::{IpAddr, SocketAddr, TcpStream},
     os::fd::AsRawFd,
+    thread,
+    time::Duration,
 };
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -28,8 +30,14 @@ pub fn failing(netns: &Netns, target: SocketAddr, count: u32, syns: Option<i32>,
             let sockets: Vec<_> = (0..batch)
                 .map(|_| begin(target, syns).expect("a connection begins"))
                 .collect();
+            for socket in &sockets {
+                decided(socket).expect("the outcome of a connection");
+            }
+            // The kernel shows the error a moment before it counts the failure;
+            // who takes it then leaves a failure without one.
+            thread::sleep(Duration::from_millis(20));
             for socket in sockets {
-                let error = outcome(&socket).expect("the outcome of a connection");
+                let error = error_of(&socket).expect("the outcome of a connection");
                 assert_eq!(error, errno, "connecting to {target}");
             }
             left -= batch;
@@ -129,8 +137,14 @@ fn begin(target: SocketAddr, syns: Option<i32>) -> io::Result<Socket> {
     }
 }
 
-/// Waits until the connection is made or has failed; its error number or 0.
-fn outcome(socket: &Socket) -> io::Result<i32> {
+/// The error number of a connection that has failed, else 0.
+fn error_of(socket: &Socket) -> io::Result<i32> {
+    let error = socket.take_error()?;
+    Ok(error.and_then(|error| error.raw_os_error()).unwrap_or(0))
+}
+
+/// Waits until the connection is made or has failed.
+fn decided(socket: &Socket) -> io::Result<()> {
     let mut polled = libc::pollfd {
         fd: socket.as_raw_fd(),
         events: libc::POLLOUT,
@@ -139,10 +153,7 @@ fn outcome(socket: &Socket) -> io::Result<i32> {
     // SAFETY: `polled` is one entry, and outlives the call.
     let ready = unsafe { libc::poll(&raw mut polled, 1, PATIENCE.as_millis() as i32) };
     match ready {
-        1 => Ok(socket
-            .take_error()?
-            .and_then(|error| error.raw_os_error())
-            .unwrap_or(0)),
+        1 => Ok(()),
         0 => Err(io::ErrorKind::TimedOut.into()),
         _ => Err(io::Error::last_os_error()),
     }
