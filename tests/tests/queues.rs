@@ -31,6 +31,15 @@ fn accept_queue(snapshot: &Snapshot) -> Histogram {
     })
 }
 
+/// A listener at each address of the server.
+fn listeners(pair: &Pair) -> Vec<(SocketAddr, TcpListener)> {
+    let bound = on_port(&Pair::SERVERS, PORT).into_iter().map(|target| {
+        let listener = pair.server.run(|| TcpListener::bind(target));
+        (target, listener.expect("a listener"))
+    });
+    bound.collect()
+}
+
 /// Waits until a listener has somebody to accept.
 fn somebody_waits(listener: &TcpListener) {
     let mut polled = libc::pollfd {
@@ -53,11 +62,7 @@ fn a_server_that_accepts_late_shows_in_the_accept_queue() {
         return;
     };
     let pair = Pair::new();
-    let listeners = on_port(&Pair::SERVERS, PORT).into_iter().map(|target| {
-        let listener = pair.server.run(|| TcpListener::bind(target));
-        (target, listener.expect("a listener"))
-    });
-    let listeners: Vec<_> = listeners.collect();
+    let listeners = listeners(&pair);
     let daemon = Daemon::start(&pair.both(), &[]);
     let witness = Witness::start();
     let before = pair.counters();
@@ -303,11 +308,7 @@ fn a_receiver_that_does_not_read_shows_its_closed_window() {
         return;
     };
     let pair = Pair::new();
-    let listeners = on_port(&Pair::SERVERS, PORT).into_iter().map(|target| {
-        let listener = pair.server.run(|| TcpListener::bind(target));
-        (target, listener.expect("a listener"))
-    });
-    let listeners: Vec<_> = listeners.collect();
+    let listeners = listeners(&pair);
     let daemon = Daemon::start(&pair.both(), &[]);
     let witness = Witness::start();
     let before = pair.counters();

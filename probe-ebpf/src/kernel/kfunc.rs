@@ -24,7 +24,8 @@ impl Bytes {
     #[inline(always)]
     pub fn of(room: &mut MaybeUninit<Self>, skb: Skb) -> *mut Self {
         let room = room.as_mut_ptr();
-        // SAFETY: as in `uninterrupted`. Where it fails the reads do too.
+        // SAFETY: a call as the kernel's calling convention has it; the verifier
+        // checks the pointers. Where it fails the reads do too.
         unsafe {
             asm!(
                 "call {}", const kfunc::DYNPTR_FROM_SKB.marker,
