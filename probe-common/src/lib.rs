@@ -12,6 +12,7 @@ pub mod hist;
 pub mod kfunc;
 pub mod layout;
 pub mod lost;
+pub mod once;
 pub mod owner;
 pub mod packet;
 pub mod series;

@@ -10,12 +10,8 @@
 //! past it ([`settled`]), or one that is not closed though its socket is gone
 //! (`tcp_destroy_sock`).
 //!
-//! From 7.0 on the kernel also preempts programs, and skips their events on that
-//! CPU for as long as another process runs. There each of these programs has a
-//! twin: an event that one of them is skipped at meets the other. Where none is
-//! skipped both run, one after the other, so all that is done here has the same
-//! effect when it is done twice for one event. That is why an entry stays until
-//! its socket goes: it tells that the close has been counted.
+//! So that a close is counted once, its entry stays until the socket goes. For
+//! kernels that preempt programs see [`crate::once`].
 
 use core::mem::offset_of;
 
@@ -96,26 +92,6 @@ pub fn is_closed(conn: &Conn) -> bool {
     conn.flags & CLOSED != 0
 }
 
-/// Leaves a mark that the end of a connection has been counted; where it has no
-/// entry only for a twin.
-#[inline(always)]
-pub fn close(sk: Sock, conn: Option<&'static mut Conn>) {
-    if let Some(conn) = conn {
-        conn.flags = CLOSED;
-    } else if global!(CONFIG.preempts) != 0
-        && let Some(place) = insert(sk)
-    {
-        fill(
-            place,
-            Conn {
-                flags: CLOSED,
-                side: Side::Unknown as u32,
-                ..Conn::default()
-            },
-        );
-    }
-}
-
 /// A place for a socket that has no entry. Where there is none, its side is
 /// lost: it will be counted when it closes.
 #[inline(always)]
@@ -157,12 +133,6 @@ fn fill(place: &mut Conn, conn: Conn) {
 pub fn begins(sk: Sock, side: Side) {
     let stale = get(sk);
     match &stale {
-        // The other program was here.
-        Some(conn)
-            if is_connecting(conn) && global!(CONFIG.preempts) != 0 && conn.side == side as u32 =>
-        {
-            return;
-        }
         Some(conn) if conn.flags & (CONNECTING | CLOSED) == 0 => abandoned(conn),
         _ => {}
     }
@@ -249,7 +219,7 @@ pub fn established(tp: TcpSock, fallback: Side) -> *mut Conn {
     let known = get(sk);
     let (side, first_syn_ns, flags, pid) = match &known {
         Some(conn) if is_connecting(conn) => (side(conn), conn.since_ns, conn.flags, conn.pid),
-        // The other program was here.
+        // Taken twice, see [`crate::once`].
         Some(conn) if !is_closed(conn) => return core::ptr::from_ref(*conn).cast_mut(),
         _ => (fallback, 0, 0, 0),
     };

@@ -7,7 +7,7 @@ use probe_common::packet::Protocol;
 
 use super::{
     load,
-    sock::{Address, IPPROTO_TCP, Sock, mapped},
+    sock::{Address, IPPROTO_TCP, Sock, mapped, number},
 };
 use crate::globals::global;
 
@@ -33,6 +33,13 @@ impl Skb {
     #[inline(always)]
     pub fn as_ptr(self) -> *mut c_void {
         self.0.as_ptr()
+    }
+
+    /// A number that identifies the packet as long as it lives, see
+    /// [`Sock::id`].
+    #[inline(always)]
+    pub fn id(self) -> u64 {
+        number(self.0.as_ptr())
     }
 
     /// Sequence number of the first byte of a segment in TCP.

@@ -2,9 +2,7 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::{
-    EbpfContext, bindings::BPF_NOEXIST, macros::btf_tracepoint, programs::BtfTracePointContext,
-};
+use aya_ebpf::bindings::BPF_NOEXIST;
 use probe_common::{
     lost::{Cause, Hook},
     packet::Protocol,
@@ -22,16 +20,35 @@ use crate::{
     },
     lost,
     maps::{CORE_DROPS, DROPS},
+    once::copies,
     series::{RowRef, owner, row_of, shard},
 };
 
 const HOOK: Hook = Hook::KfreeSkb;
 
-#[btf_tracepoint(function = "kfree_skb")]
-fn kfree_skb(ctx: BtfTracePointContext) -> i32 {
-    let ctx: *const c_void = ctx.as_ptr();
+copies!(
+    "kfree_skb",
+    Hook::KfreeSkb,
+    packet,
+    drops,
+    kfree_skb in KFREE_SKB,
+    kfree_skb2 = 2,
+    kfree_skb3 = 3,
+    kfree_skb4 = 4,
+    kfree_skb5 = 5,
+    kfree_skb6 = 6
+);
+
+/// The number of a packet that is dropped.
+#[inline(always)]
+fn packet(ctx: *const c_void) -> Option<u64> {
+    Skb::new(arg(ctx, 0) as *const c_void).map(Skb::id)
+}
+
+#[inline(always)]
+fn drops(ctx: *const c_void) {
     let Some(skb) = Skb::new(arg(ctx, 0) as *const c_void) else {
-        return 0;
+        return;
     };
     let reason = arg(ctx, 2) as u32;
     // The verifier takes literal argument numbers only.
@@ -41,7 +58,7 @@ fn kfree_skb(ctx: BtfTracePointContext) -> i32 {
         None
     };
     if global!(CONFIG.netns_len) != 0 && !watched(netns_of(skb, rx_sk)) {
-        return 0;
+        return;
     }
     count(reason, skb.protocol());
     if let Some(listener) = rx_sk
@@ -49,7 +66,6 @@ fn kfree_skb(ctx: BtfTracePointContext) -> i32 {
     {
         half_open_reset(skb, listener);
     }
-    0
 }
 
 #[inline(always)]

@@ -2,7 +2,6 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::{EbpfContext, macros::btf_tracepoint, programs::BtfTracePointContext};
 use probe_common::{
     lost::Hook,
     series::{OVERFLOW_ROW, Side},
@@ -17,12 +16,46 @@ use crate::{
         sock::{Address, Sock, state},
         watched,
     },
+    once::{self, copies},
     series::{Direction, owner, reset, row_of, row_of_sock, row_of_tcp},
 };
 
-#[btf_tracepoint(function = "tcp_send_reset")]
-fn tcp_send_reset(ctx: BtfTracePointContext) -> i32 {
-    let ctx: *const c_void = ctx.as_ptr();
+copies!(
+    "tcp_send_reset",
+    Hook::TcpSendReset,
+    answer,
+    sends,
+    tcp_send_reset in SEND_RESET,
+    tcp_send_reset2 = 2,
+    tcp_send_reset3 = 3,
+    tcp_send_reset4 = 4,
+    tcp_send_reset5 = 5,
+    tcp_send_reset6 = 6
+);
+copies!(
+    "tcp_receive_reset",
+    Hook::TcpReceiveReset,
+    once::of_socket,
+    receives,
+    tcp_recv_reset in RECEIVE_RESET,
+    tcp_recv_reset2 = 2,
+    tcp_recv_reset3 = 3,
+    tcp_recv_reset4 = 4,
+    tcp_recv_reset5 = 5,
+    tcp_recv_reset6 = 6
+);
+
+/// The number of a reset that is sent, by what it answers; one that answers
+/// nothing has a socket.
+#[inline(always)]
+fn answer(ctx: *const c_void) -> Option<u64> {
+    let answered = Skb::new(arg(ctx, 1) as *const c_void).map(Skb::id);
+    answered.or_else(|| once::of_socket(ctx))
+}
+
+#[inline(always)]
+fn sends(ctx: *const c_void) {
+    const HOOK: Hook = Hook::TcpSendReset;
     let sk = Sock::new(arg(ctx, 0) as *const c_void);
     let skb = Skb::new(arg(ctx, 1) as *const c_void);
     // The verifier takes literal argument numbers only.
@@ -31,13 +64,6 @@ fn tcp_send_reset(ctx: BtfTracePointContext) -> i32 {
     } else {
         None
     };
-    sent(sk, skb, reason);
-    0
-}
-
-#[inline(always)]
-fn sent(sk: Option<Sock>, skb: Option<Skb>, reason: Option<u32>) {
-    const HOOK: Hook = Hook::TcpSendReset;
     let netns = match (sk, skb) {
         (Some(sk), _) => sk.netns(),
         (None, Some(skb)) => skb.netns(),
@@ -59,17 +85,16 @@ fn sent(sk: Option<Sock>, skb: Option<Skb>, reason: Option<u32>) {
     reset(row, Direction::Sent, reason, HOOK);
 }
 
-#[btf_tracepoint(function = "tcp_receive_reset")]
-fn tcp_recv_reset(ctx: BtfTracePointContext) -> i32 {
+#[inline(always)]
+fn receives(ctx: *const c_void) {
     const HOOK: Hook = Hook::TcpReceiveReset;
-    let ctx: *const c_void = ctx.as_ptr();
-    let sk = Sock::new(arg(ctx, 0) as *const c_void);
-    if let Some(sk) = sk.filter(|sk| watched(sk.netns())) {
+    if let Some(sk) = Sock::new(arg(ctx, 0) as *const c_void)
+        && watched(sk.netns())
+    {
         let row = row_of_connection(sk, sk.netns(), HOOK);
         // The kernel does not tell why the peer sent it.
         reset(row, Direction::Received, None, HOOK);
     }
-    0
 }
 
 /// The row of a connection that may be open, closed just now, or in a state
@@ -77,7 +102,7 @@ fn tcp_recv_reset(ctx: BtfTracePointContext) -> i32 {
 #[inline(always)]
 fn row_of_connection(sk: Sock, netns: u32, hook: Hook) -> u32 {
     let side = match conn::get(sk) {
-        // The overflow row is also that of a mark without a connection.
+        // The overflow row is also that of one that was never open.
         Some(conn) if !conn::is_connecting(conn) && conn.row != OVERFLOW_ROW => return conn.row,
         Some(conn) => conn::side(conn),
         None if sk.state() == state::SYN_SENT => Side::Client,

@@ -21,6 +21,7 @@ use crate::{
     },
     lost,
     maps::{HandshakeKey, SYNACKS},
+    once::{self, copies},
     series::{RowRef, owner, row_of, row_of_sock},
 };
 
@@ -30,11 +31,17 @@ const CA_RECOVERY: u8 = 3;
 const CA_LOSS: u8 = 4;
 const PENDING_LOSS_PROBE: u8 = 5;
 
-twins!(
+copies!(
     "tcp_retransmit_skb",
-    tcp_retransmit,
-    tcp_retransmit2,
-    retransmits
+    Hook::TcpRetransmitSkb,
+    once::of_socket,
+    retransmits,
+    tcp_retransmit in RETRANSMIT,
+    tcp_retransmit2 = 2,
+    tcp_retransmit3 = 3,
+    tcp_retransmit4 = 4,
+    tcp_retransmit5 = 5,
+    tcp_retransmit6 = 6
 );
 
 #[inline(always)]

@@ -7,6 +7,7 @@ use core::ffi::c_void;
 use aya_ebpf::{EbpfContext, macros::btf_tracepoint, programs::BtfTracePointContext};
 use probe_common::{
     conn::{CLOSED, CONNECTING, Conn},
+    lost::Hook,
     series::Side,
     tls,
 };
@@ -19,12 +20,46 @@ use crate::{
         skb::Skb,
         sock::{IPPROTO_TCP, Sock, TcpSock},
     },
+    once::{self, copies},
     turns,
 };
 
-twins!("tcp_probe", tcp_probe, tcp_probe2, arrives);
-twins!("tcp_rcv_space_adjust", tcp_read, tcp_read2, reads);
-twins!("tcp_sendmsg_locked", tcp_send, tcp_send2, sends);
+copies!(
+    "tcp_probe",
+    Hook::TcpProbe,
+    once::of_socket,
+    arrives,
+    tcp_probe in PROBE,
+    tcp_probe2 = 2,
+    tcp_probe3 = 3,
+    tcp_probe4 = 4,
+    tcp_probe5 = 5,
+    tcp_probe6 = 6
+);
+copies!(
+    "tcp_rcv_space_adjust",
+    Hook::TcpRcvSpaceAdjust,
+    once::of_socket,
+    reads,
+    tcp_read in READ,
+    tcp_read2 = 2,
+    tcp_read3 = 3,
+    tcp_read4 = 4,
+    tcp_read5 = 5,
+    tcp_read6 = 6
+);
+copies!(
+    "tcp_sendmsg_locked",
+    Hook::TcpSendmsgLocked,
+    once::of_socket,
+    sends,
+    tcp_send in SEND,
+    tcp_send2 = 2,
+    tcp_send3 = 3,
+    tcp_send4 = 4,
+    tcp_send5 = 5,
+    tcp_send6 = 6
+);
 
 #[inline(always)]
 fn arrives(ctx: *const c_void) {
@@ -58,15 +93,16 @@ fn segment(conn: &mut Conn, tp: TcpSock, skb: Skb) {
 
 /// The entry of a socket that a program is using.
 #[inline(always)]
-fn in_use(sk: *const c_void) -> Option<(&'static mut Conn, TcpSock)> {
-    let sk = Sock::new(sk)?;
+fn in_use(sk: Sock) -> Option<(&'static mut Conn, TcpSock)> {
     let conn = conn::get(sk).filter(|conn| conn.flags & (CONNECTING | CLOSED) == 0)?;
     Some((conn, sk.tcp()?))
 }
 
 #[inline(always)]
 fn reads(ctx: *const c_void) {
-    if let Some((conn, tp)) = in_use(arg(ctx, 0) as *const c_void) {
+    if let Some(sk) = Sock::new(arg(ctx, 0) as *const c_void)
+        && let Some((conn, tp)) = in_use(sk)
+    {
         turns::used(conn);
         conn::observe_window(conn, tp);
     }
@@ -75,7 +111,9 @@ fn reads(ctx: *const c_void) {
 /// Before the data of a segment is copied (6.16 and later).
 #[inline(always)]
 fn sends(ctx: *const c_void) {
-    if let Some((conn, tp)) = in_use(arg(ctx, 0) as *const c_void) {
+    if let Some(sk) = Sock::new(arg(ctx, 0) as *const c_void)
+        && let Some((conn, tp)) = in_use(sk)
+    {
         turns::sent(conn, tp, msg_count(arg(ctx, 1)));
     }
 }
@@ -84,9 +122,10 @@ fn sends(ctx: *const c_void) {
 #[btf_tracepoint(function = "sock_send_length")]
 fn sock_send(ctx: BtfTracePointContext) -> i32 {
     let ctx: *const c_void = ctx.as_ptr();
-    let (sk, sent) = (arg(ctx, 0) as *const c_void, arg(ctx, 1) as i32);
+    let sent = arg(ctx, 1) as i32;
     if sent > 0
-        && Sock::new(sk).is_some_and(|sk| sk.protocol() == IPPROTO_TCP)
+        && let Some(sk) = Sock::new(arg(ctx, 0) as *const c_void)
+        && sk.protocol() == IPPROTO_TCP
         && let Some((conn, tp)) = in_use(sk)
     {
         turns::sent(conn, tp, u64::from(sent.cast_unsigned()));

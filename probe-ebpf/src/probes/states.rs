@@ -21,6 +21,7 @@ use crate::{
         watched,
     },
     lost,
+    once::{self, copies},
     series::{RowRef, row_of_tcp},
     tls, turns,
 };
@@ -36,18 +37,35 @@ const EHOSTUNREACH: i32 = 113;
 const ENETUNREACH: i32 = 101;
 const ENETDOWN: i32 = 100;
 
-twins!(
+copies!(
     "inet_sock_set_state",
-    sock_set_state,
-    sock_set_state2,
-    changes
+    Hook::SockSetState,
+    change,
+    changes,
+    sock_set_state in SET_STATE,
+    sock_set_state2 = 2,
+    sock_set_state3 = 3,
+    sock_set_state4 = 4,
+    sock_set_state5 = 5,
+    sock_set_state6 = 6
 );
-twins!("tcp_destroy_sock", tcp_destroy, tcp_destroy2, destroyed);
+copies!(
+    "tcp_destroy_sock",
+    Hook::TcpDestroySock,
+    once::of_socket,
+    destroyed,
+    tcp_destroy in DESTROY,
+    tcp_destroy2 = 2,
+    tcp_destroy3 = 3,
+    tcp_destroy4 = 4,
+    tcp_destroy5 = 5,
+    tcp_destroy6 = 6
+);
 
+/// Whether a transition tells anything.
 #[inline(always)]
-fn changes(ctx: *const c_void) {
-    let (old, new) = (arg(ctx, 1) as u8, arg(ctx, 2) as u8);
-    let tells = match new {
+fn tells(old: u8, new: u8) -> bool {
+    match new {
         state::SYN_SENT => true,
         // A child; both ends sending a SYN at once stays the client's.
         state::SYN_RECV => old == state::LISTEN,
@@ -56,8 +74,21 @@ fn changes(ctx: *const c_void) {
         // From here on it does not count as open.
         state::LAST_ACK => old == state::CLOSE_WAIT,
         _ => old == state::ESTABLISHED,
-    };
-    if !tells {
+    }
+}
+
+/// The number of a transition that tells something.
+#[inline(always)]
+fn change(ctx: *const c_void) -> Option<u64> {
+    let (old, new) = (arg(ctx, 1) as u8, arg(ctx, 2) as u8);
+    let socket = once::of_socket(ctx).filter(|_| tells(old, new))?;
+    Some(socket ^ (u64::from(old) << 4 | u64::from(new)) << 48)
+}
+
+#[inline(always)]
+fn changes(ctx: *const c_void) {
+    let (old, new) = (arg(ctx, 1) as u8, arg(ctx, 2) as u8);
+    if !tells(old, new) {
         return;
     }
     let Some(sk) = Sock::new(arg(ctx, 0) as *const c_void) else {
@@ -181,7 +212,9 @@ fn failed(conn: Option<&'static mut Conn>, tp: TcpSock, without_error: Failed, f
             }
         }
     }
-    conn::close(tp.sock(), conn);
+    if let Some(conn) = conn {
+        conn.flags = CLOSED;
+    }
 }
 
 /// ESTABLISHED to FIN_WAIT1 or CLOSE_WAIT: the last time that a single segment
@@ -202,13 +235,18 @@ fn leaves_established(conn: &mut Conn, tp: TcpSock, new: u8) {
     }
 }
 
+/// Whether the end of a connection in state `old` is one without a FIN of ours.
+#[inline(always)]
+fn is_abort(old: u8) -> bool {
+    matches!(old, state::ESTABLISHED | state::CLOSE_WAIT)
+}
+
 #[inline(always)]
 fn how(tp: TcpSock, old: u8) -> Closed {
-    let from_open = matches!(old, state::ESTABLISHED | state::CLOSE_WAIT);
     match (tp.err(), old) {
         (ECONNRESET | EPIPE, _) => Closed::ResetReceived,
         (ETIMEDOUT | EHOSTUNREACH | ENETUNREACH, _) => Closed::Timeout,
-        (0, _) if from_open => Closed::ResetSent,
+        (0, _) if is_abort(old) => Closed::ResetSent,
         (0, state::FIN_WAIT2 | state::LAST_ACK | state::CLOSING) => Closed::Fin,
         _ => Closed::Other,
     }
@@ -230,6 +268,9 @@ fn closed(conn: &mut Conn, tp: TcpSock, old: u8) {
             row.observe(Kind::Duration, conn::now_ns().saturating_sub(conn.since_ns));
         }
         row.closed(how(tp, old));
+        if is_abort(old) {
+            row.aborted(1);
+        }
     }
     tls::closed(conn, how(tp, old));
     conn.flags = CLOSED;
@@ -244,6 +285,9 @@ fn closed_unknown(tp: TcpSock, old: u8) {
         return;
     };
     row.closed(how(tp, old));
+    if is_abort(old) {
+        row.aborted(1);
+    }
     if !conn::overflowed() && conn::status(STATUS_COMPLETE) {
         // All of its events were skipped: it has not been counted as opened.
         lost::count(HOOK, Cause::Limit);
@@ -253,5 +297,4 @@ fn closed_unknown(tp: TcpSock, old: u8) {
         conn::flush(&mut conn, tp, old, row);
         conn::flush_retransmits(&mut conn, tp, Retransmit::Other, row);
     }
-    conn::close(tp.sock(), conn::get(tp.sock()));
 }
