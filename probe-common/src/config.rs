@@ -37,9 +37,13 @@ pub struct ProbeConfig {
     pub reason_not_specified: u32,
     /// How sends are seen: [`SENDS_BEFORE`] and so on.
     pub sends: u32,
-    /// 1 where the kernel preempts programs, and a second one makes up for the
-    /// events at which it skips the first.
+    /// 1 where the kernel preempts programs, and copies take the events at which
+    /// it skips the first.
     pub preempts: u32,
+    /// Flows of the device that are told apart.
+    pub flows: u32,
+    /// Part of the hash of flows, a random number.
+    pub flow_seed: u32,
     /// 1 where the payload of segments can be read.
     pub payload: u32,
 }

@@ -29,7 +29,7 @@ impl Protocol {
     ];
 }
 
-/// Key of the `FLOWS` map.
+/// A flow.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct FlowKey {
@@ -59,13 +59,52 @@ pub struct Traffic {
     pub bytes: u64,
 }
 
+/// [`Flow::tag`] of a place that is free.
+pub const EMPTY: u64 = 0;
+/// [`Flow::tag`] while the key is being written.
+pub const TAKING: u64 = 1;
+
+/// Value of the `FLOWS` map: a place of its hash table, one cache line.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flow {
+    /// [`EMPTY`], [`TAKING`], or the hash of the key.
+    pub tag: u64,
+    /// Whose place it is.
+    pub key: FlowKey,
+    /// What it counts.
+    pub traffic: Traffic,
+}
+
+/// Places that are looked at for a flow, one after the other.
+pub const PROBES: u32 = 16;
+
+/// Places of the table for as many flows, a power of two: half of them stay
+/// free, so that nearly every flow finds one among [`PROBES`].
+#[inline(always)]
+pub const fn flow_places(flows: u32) -> u32 {
+    let more = flows.saturating_mul(2).saturating_sub(1);
+    // The number with all bits up to the highest one of `more`.
+    let bits = more | more >> 1;
+    let bits = bits | bits >> 2;
+    let bits = bits | bits >> 4;
+    let bits = bits | bits >> 8;
+    let bits = bits | bits >> 16;
+    bits.wrapping_add(1)
+}
+
+const _: () = assert!(flow_places(1) == 2 && flow_places(1000) == 2048);
+const _: () = assert!(flow_places(65536) == 131_072 && flow_places(65537) == 262_144);
 const _: () = assert!(size_of::<FlowKey>() == 40);
+const _: () = assert!(size_of::<Flow>() == 64);
 const _: () = assert!(size_of::<Traffic>() == 16);
 
 #[cfg(feature = "user")]
 mod user {
     // SAFETY: integers only, without padding (asserted above).
     unsafe impl aya::Pod for super::FlowKey {}
+    // SAFETY: integers only, without padding (asserted above).
+    unsafe impl aya::Pod for super::Flow {}
     // SAFETY: integers only, without padding (asserted above).
     unsafe impl aya::Pod for super::Traffic {}
 }

@@ -193,6 +193,8 @@ pub struct Counters {
     pub open: u64,
     /// Connections closed, by [`Closed`].
     pub closed: [u64; Closed::NAMES.len()],
+    /// Connections closed straight from ESTABLISHED or CLOSE_WAIT.
+    pub aborted: u64,
     /// Connections never established, by [`Failed`].
     pub failed: [u64; Failed::NAMES.len()],
     /// Payload bytes sent, first transmissions.
@@ -268,9 +270,9 @@ pub struct DropKey {
 }
 
 const _: () = assert!(size_of::<SeriesKey>() == 24);
-const _: () = assert!(size_of::<Counters>() == 32 * 8);
+const _: () = assert!(size_of::<Counters>() == 33 * 8);
 const _: () = assert!(size_of::<Histogram>() == 8 * (1 + hist::SLOTS));
-const _: () = assert!(size_of::<Row>() == 32 * 8 + KINDS * size_of::<Histogram>());
+const _: () = assert!(size_of::<Row>() == 33 * 8 + KINDS * size_of::<Histogram>());
 const _: () = assert!(size_of::<ResetKey>() == 12);
 const _: () = assert!(size_of::<DropKey>() == 8);
 

@@ -24,6 +24,8 @@ pub static CONFIG: ProbeConfig = ProbeConfig {
     reason_not_specified: 0,
     sends: 0,
     preempts: 0,
+    flows: 1,
+    flow_seed: 0,
     payload: 0,
 };
 

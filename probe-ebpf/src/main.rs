@@ -16,10 +16,12 @@
 
 mod atomic;
 mod conn;
+mod flows;
 mod globals;
 mod kernel;
 mod lost;
 mod maps;
+mod once;
 mod probes;
 mod series;
 mod table;

@@ -7,9 +7,9 @@ use aya_ebpf::{
 };
 use probe_common::{
     conn::{self, Conn},
-    lost,
+    lost, once,
     owner::{self, Name},
-    packet::{FlowKey, Protocol, Traffic},
+    packet::{Flow, Protocol, Traffic},
     series::{CORE_REASONS, DropKey, ResetKey, Row, SeriesKey},
 };
 
@@ -102,6 +102,11 @@ pub static CORE_DROPS: Array<u64, { CORE_REASONS as usize * Protocol::NAMES.len(
 #[btf_map]
 pub static DROPS: HashMap<DropKey, u64, 2048, NO_PREALLOC> = HashMap::new();
 
+/// Marks of events that a copy of a program has taken, see [`once`](crate::once).
+/// Written by the copies; nobody else reads them.
+#[btf_map]
+pub static MARKS: Array<u64, { once::MARKS as usize }, 0> = Array::new();
+
 /// What was lost, by hook and cause.
 #[btf_map]
 pub static LOST: Array<u64, { lost::SLOTS as usize }, 0> = Array::new();
@@ -111,10 +116,15 @@ pub static LOST: Array<u64, { lost::SLOTS as usize }, 0> = Array::new();
 #[btf_map]
 pub static DEVICE: Array<Traffic, { Protocol::NAMES.len() }, 0> = Array::new();
 
-/// Traffic of the device by flow. Written by the XDP program. Full: the packet
-/// counts in `OVERFLOW`.
+/// Traffic of the device by flow, a hash table, see [`flows`](crate::flows).
+/// Written by the XDP program, read by the collector through a mapping. Full:
+/// the packet counts in `OVERFLOW`.
 #[btf_map]
-pub static FLOWS: HashMap<FlowKey, Traffic, 65536, 0> = HashMap::new();
+pub static FLOWS: Array<Flow, 1, MMAPABLE> = Array::new();
+
+/// Places of `FLOWS` that are taken. Written by the XDP program.
+#[btf_map]
+pub static FLOW_COUNT: Array<u64, 1, 0> = Array::new();
 
 /// Traffic that found no place in `FLOWS`.
 #[btf_map]

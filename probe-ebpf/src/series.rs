@@ -64,6 +64,7 @@ impl RowRef {
     adders! {
         opened;
         open;
+        aborted;
         sent_bytes;
         received_bytes;
         sent_segments;

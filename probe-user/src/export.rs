@@ -78,6 +78,7 @@ pub(crate) mod sample {
                 opened: 10,
                 open: 3,
                 closed: counts(&[("fin", 6), ("timeout", 1)]),
+                aborted: 1,
                 connect_failures: counts(&[("refused", 2)]),
                 sent_bytes: u64::MAX,
                 received_bytes: 200,

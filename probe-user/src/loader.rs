@@ -1,19 +1,25 @@
 //! Loads the kernel programs and attaches them.
 
-use std::{collections::HashMap, io, os::fd::AsRawFd};
+use std::{
+    collections::{HashMap, hash_map::RandomState},
+    hash::BuildHasher as _,
+    io,
+    os::fd::AsRawFd,
+};
 
 use anyhow::{Context as _, anyhow, bail};
 use aya::{
     Btf, Ebpf, EbpfLoader,
-    maps::{Map, MapData},
+    maps::{Map, MapData, ProgramArray},
     programs::{BtfTracePoint, Iter, Program, ProgramError, Xdp, XdpMode as AyaMode},
 };
 use probe_common::{
     config::{ProbeConfig, SENDS_AFTER},
     kfunc,
     layout::KernelLayout,
+    once::{COPIES, MARKS},
     owner,
-    packet::Protocol,
+    packet::{Protocol, flow_places},
     series::CORE_REASONS,
 };
 
@@ -29,8 +35,8 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ed
 /// A program on a tracepoint.
 struct Hook {
     program: &'static str,
-    /// Its twin, for kernels that preempt programs.
-    twin: Option<&'static str>,
+    /// The map in which its copies find it, for kernels that preempt programs.
+    copies: Option<&'static str>,
     /// The empty program on the same hook.
     noop: &'static str,
     tracepoint: &'static str,
@@ -38,85 +44,95 @@ struct Hook {
     required: bool,
 }
 
-const fn hook(
-    [program, noop]: [&'static str; 2],
-    twin: Option<&'static str>,
-    tracepoint: &'static str,
-    required: bool,
-) -> Hook {
+impl Hook {
+    /// Name of its copy `n`; the first is the program itself.
+    fn copy(&self, n: u32) -> String {
+        match n {
+            1 => self.program.to_owned(),
+            _ => format!("{}{n}", self.program),
+        }
+    }
+}
+
+/// One that the kernel preempts nowhere, or where it does little harm.
+const fn alone(program: &'static str, noop: &'static str, tracepoint: &'static str) -> Hook {
     Hook {
         program,
-        twin,
+        copies: None,
         noop,
         tracepoint,
-        required,
+        required: false,
     }
 }
 
 const HOOKS: [Hook; 13] = [
-    hook(
-        ["sock_set_state", "noop_set_state"],
-        Some("sock_set_state2"),
-        "inet_sock_set_state",
-        true,
-    ),
-    hook(
-        ["tcp_probe", "noop_tcp_probe"],
-        Some("tcp_probe2"),
-        "tcp_probe",
-        true,
-    ),
-    hook(
-        ["tcp_retransmit", "noop_retransmit"],
-        Some("tcp_retransmit2"),
-        "tcp_retransmit_skb",
-        false,
-    ),
-    hook(
-        ["retrans_synack", "noop_synack"],
-        None,
-        "tcp_retransmit_synack",
-        false,
-    ),
-    hook(
-        ["tcp_send_reset", "noop_send_reset"],
-        None,
-        "tcp_send_reset",
-        false,
-    ),
-    hook(
-        ["tcp_recv_reset", "noop_recv_reset"],
-        None,
-        "tcp_receive_reset",
-        false,
-    ),
-    hook(
-        ["tcp_destroy", "noop_destroy"],
-        Some("tcp_destroy2"),
-        "tcp_destroy_sock",
-        true,
-    ),
-    hook(["kfree_skb", "noop_kfree_skb"], None, "kfree_skb", true),
-    hook(
-        ["tcp_read", "noop_tcp_read"],
-        Some("tcp_read2"),
-        "tcp_rcv_space_adjust",
-        false,
-    ),
-    hook(
-        ["tcp_send", "noop_tcp_send"],
-        Some("tcp_send2"),
-        TCP_SEND,
-        false,
-    ),
-    hook(["sock_send", "noop_sock_send"], None, SOCK_SEND, false),
-    hook(["cgroup_mkdir", "noop_cgroup_new"], None, CGROUPS[0], false),
-    hook(
-        ["cgroup_release", "noop_cgroup_end"],
-        None,
-        CGROUPS[1],
-        false,
-    ),
+    Hook {
+        program: "sock_set_state",
+        copies: Some("SET_STATE"),
+        noop: "noop_set_state",
+        tracepoint: "inet_sock_set_state",
+        required: true,
+    },
+    Hook {
+        program: "tcp_probe",
+        copies: Some("PROBE"),
+        noop: "noop_tcp_probe",
+        tracepoint: "tcp_probe",
+        required: true,
+    },
+    Hook {
+        program: "tcp_retransmit",
+        copies: Some("RETRANSMIT"),
+        noop: "noop_retransmit",
+        tracepoint: "tcp_retransmit_skb",
+        required: false,
+    },
+    alone("retrans_synack", "noop_synack", "tcp_retransmit_synack"),
+    Hook {
+        program: "tcp_send_reset",
+        copies: Some("SEND_RESET"),
+        noop: "noop_send_reset",
+        tracepoint: "tcp_send_reset",
+        required: false,
+    },
+    Hook {
+        program: "tcp_recv_reset",
+        copies: Some("RECEIVE_RESET"),
+        noop: "noop_recv_reset",
+        tracepoint: "tcp_receive_reset",
+        required: false,
+    },
+    Hook {
+        program: "tcp_destroy",
+        copies: Some("DESTROY"),
+        noop: "noop_destroy",
+        tracepoint: "tcp_destroy_sock",
+        required: true,
+    },
+    Hook {
+        program: "kfree_skb",
+        copies: Some("KFREE_SKB"),
+        noop: "noop_kfree_skb",
+        tracepoint: "kfree_skb",
+        required: true,
+    },
+    Hook {
+        program: "tcp_read",
+        copies: Some("READ"),
+        noop: "noop_tcp_read",
+        tracepoint: "tcp_rcv_space_adjust",
+        required: false,
+    },
+    Hook {
+        program: "tcp_send",
+        copies: Some("SEND"),
+        noop: "noop_tcp_send",
+        tracepoint: TCP_SEND,
+        required: false,
+    },
+    alone("sock_send", "noop_sock_send", SOCK_SEND),
+    alone("cgroup_mkdir", "noop_cgroup_new", CGROUPS[0]),
+    alone("cgroup_release", "noop_cgroup_end", CGROUPS[1]),
 ];
 
 /// Tell of control groups that come and go: for where owners are told apart.
@@ -128,19 +144,12 @@ pub const TCP_SEND: &str = "tcp_sendmsg_locked";
 pub const SOCK_SEND: &str = "sock_send_length";
 
 /// The program that sees `accept()` return, attached only where it is asked for.
-const ACCEPT: Hook = hook(["accept_exit", "noop_accept"], None, "sys_exit", false);
+const ACCEPT: Hook = alone("accept_exit", "noop_accept", "sys_exit");
 
 /// Visits all sockets of a network namespace.
 pub const VISIT: &str = "tcp_visit";
 /// Visits all open files.
 pub const HOLDERS: &str = "sock_holders";
-
-/// Entries of the maps whose size is decided here.
-#[derive(Clone, Copy, Debug)]
-pub struct Sizes {
-    /// Flows of each device.
-    pub flows: u32,
-}
 
 /// What the programs are told.
 #[derive(Clone, Debug)]
@@ -242,20 +251,27 @@ pub fn possible_cpus() -> anyhow::Result<u32> {
     Ok(cpus as u32)
 }
 
-fn open(btf: &Btf, globals: &Globals, sizes: Option<Sizes>, devices: u32) -> anyhow::Result<Ebpf> {
-    let config = globals.config;
+/// Opens the object for the hooks of the whole host, or for a device whose
+/// `flows` are told apart.
+fn open(btf: &Btf, globals: &Globals, flows: Option<u32>) -> anyhow::Result<Ebpf> {
+    let is_host = flows.is_none();
+    let flows = flows.unwrap_or(1);
+    let config = ProbeConfig {
+        flows,
+        flow_seed: RandomState::new().hash_one(flows) as u32,
+        ..globals.config
+    };
     // One object serves the hooks of the whole host and each device. Where a
     // map has no use it shrinks to one entry.
-    let rows = sizes.map_or(1, |_| config.rows * config.shards);
     let entries = |has_use: bool, full: u32| if has_use { full } else { 1 };
-    let owners = sizes.is_some() && config.key_owner != owner::NONE;
+    let owners = is_host && config.key_owner != owner::NONE;
     EbpfLoader::new()
         .btf(Some(btf))
         .override_global("LAYOUT", &globals.layout, true)
         .override_global("CONFIG", &config, true)
-        .map_max_entries("ROWS", rows)
-        .map_max_entries("ROW_OF", sizes.map_or(1, |_| config.rows))
-        .map_max_entries("CONNS", sizes.map_or(1, |_| config.places))
+        .map_max_entries("ROWS", entries(is_host, config.rows * config.shards))
+        .map_max_entries("ROW_OF", entries(is_host, config.rows))
+        .map_max_entries("CONNS", entries(is_host, config.places))
         .map_max_entries("OWNER_OF", entries(owners, owner::CGROUPS as u32))
         .map_max_entries("OWNER_BY", entries(owners, owner::NAMES as u32))
         .map_max_entries(
@@ -266,7 +282,8 @@ fn open(btf: &Btf, globals: &Globals, sizes: Option<Sizes>, devices: u32) -> any
             "CORE_DROPS",
             config.shards * CORE_REASONS * Protocol::NAMES.len() as u32,
         )
-        .map_max_entries("FLOWS", sizes.map_or(devices, |_| 1))
+        .map_max_entries("FLOWS", flow_places(flows))
+        .map_max_entries("MARKS", entries(is_host && config.preempts != 0, MARKS))
         .map_max_entries("DEVICE", possible_cpus()? * Protocol::NAMES.len() as u32)
         .load(&globals.kfuncs.link(OBJECT))
         .map_err(|error| {
@@ -324,11 +341,10 @@ fn refusal(error: &ProgramError) -> String {
 pub fn host(
     btf: &Btf,
     globals: &Globals,
-    sizes: Sizes,
     noop: bool,
     before: impl Fn(&mut Loaded) -> anyhow::Result<()>,
 ) -> anyhow::Result<Loaded> {
-    let result = attach_all(btf, globals, sizes, noop, &before);
+    let result = attach_all(btf, globals, noop, &before);
     match result {
         Err(error) if globals.kfuncs.reads_payload() => {
             // Some kernels have a function and keep it from tracing programs.
@@ -336,7 +352,7 @@ pub fn host(
             let mut plain = globals.clone();
             plain.kfuncs = Kfuncs::default();
             plain.config.payload = 0;
-            attach_all(btf, &plain, sizes, noop, &before)
+            attach_all(btf, &plain, noop, &before)
         }
         result => result,
     }
@@ -345,11 +361,10 @@ pub fn host(
 fn attach_all(
     btf: &Btf,
     globals: &Globals,
-    sizes: Sizes,
     noop: bool,
     before: &impl Fn(&mut Loaded) -> anyhow::Result<()>,
 ) -> anyhow::Result<Loaded> {
-    let ebpf = open(btf, globals, Some(sizes), 1)?;
+    let ebpf = open(btf, globals, None)?;
     let mut loaded = Loaded {
         ebpf,
         programs: Vec::new(),
@@ -366,13 +381,15 @@ fn attach_all(
     };
     let hooks = HOOKS.iter().filter(is_used);
     for hook in hooks.chain(globals.accept_exit.then_some(&ACCEPT)) {
-        let twin = hook.twin.filter(|_| globals.config.preempts != 0);
-        let names = match noop {
-            true => [Some(hook.noop), None],
-            false => [Some(hook.program), twin],
+        let copies = hook.copies.filter(|_| globals.config.preempts != 0);
+        let names = match (noop, copies) {
+            (true, _) => vec![hook.noop.to_owned()],
+            (false, None) => vec![hook.program.to_owned()],
+            (false, Some(_)) => (1..=COPIES).map(|n| hook.copy(n)).collect(),
         };
-        for name in names.into_iter().flatten() {
-            let note = match attach_tracepoint(&mut loaded.ebpf, name, hook.tracepoint, btf) {
+        for (n, name) in names.iter().enumerate() {
+            let map = copies.filter(|_| n == 0);
+            let note = match attach_tracepoint(&mut loaded.ebpf, name, hook.tracepoint, btf, map) {
                 Ok(()) => {
                     tracing::debug!("attached {name} to tracepoint {}", hook.tracepoint);
                     String::new()
@@ -433,6 +450,7 @@ fn attach_tracepoint(
     name: &str,
     tracepoint: &str,
     btf: &Btf,
+    map: Option<&str>,
 ) -> Result<(), String> {
     let program = ebpf
         .program_mut(name)
@@ -440,6 +458,19 @@ fn attach_tracepoint(
     let program: &mut BtfTracePoint = program.try_into().map_err(|error| refusal(&error))?;
     program
         .load(tracepoint, btf)
+        .map_err(|error| refusal(&error))?;
+    if let Some(map) = map {
+        let fd = program.fd().map_err(|error| refusal(&error))?.try_clone();
+        let fd = fd.map_err(|error| error.to_string())?;
+        let map = ebpf.map_mut(map).ok_or("the object has no such map")?;
+        ProgramArray::try_from(map)
+            .and_then(|mut array| array.set(0, &fd, 0))
+            .map_err(|error| format!("its copies cannot find it: {error}"))?;
+    }
+    let program: &mut BtfTracePoint = ebpf
+        .program_mut(name)
+        .ok_or("the object has no such program")?
+        .try_into()
         .map_err(|error| refusal(&error))?;
     program.attach().map_err(|error| refusal(&error))?;
     Ok(())
@@ -497,7 +528,7 @@ pub fn device(
     noop: bool,
 ) -> anyhow::Result<(Loaded, Option<&'static str>)> {
     let name = if noop { "noop_xdp" } else { "xdp_packets" };
-    let mut ebpf = open(btf, globals, None, flows)?;
+    let mut ebpf = open(btf, globals, Some(flows))?;
     let xdp: &mut Xdp = ebpf
         .program_mut(name)
         .context("the object has no XDP program")?

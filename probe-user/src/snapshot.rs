@@ -83,6 +83,9 @@ pub struct TcpSeries {
     pub open: u64,
     /// Connections closed, by reason (all reasons present).
     pub closed: BTreeMap<String, u64>,
+    /// Connections closed straight from ESTABLISHED or CLOSE_WAIT: reset, timed
+    /// out, or closed with data unread (the kernel's `EstabResets`).
+    pub aborted: u64,
     /// Connections never established, by reason (all reasons present).
     pub connect_failures: BTreeMap<String, u64>,
     /// Payload bytes sent, first transmissions.

@@ -16,7 +16,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::netns::{DEVICE, Netns, Pair};
+use crate::{
+    netns::{DEVICE, Netns, Pair},
+    tcp_info::smoothed_rtt,
+};
 
 /// Time that a frame is under way in one direction.
 pub const ONE_WAY: Duration = Duration::from_millis(25);
@@ -236,29 +239,4 @@ fn tap(name: &str) -> io::Result<File> {
         return Err(io::Error::last_os_error());
     }
     Ok(tap)
-}
-
-/// `tcpi_rtt` in seconds.
-///
-/// # Errors
-///
-/// Where the socket is no TCP socket.
-pub fn smoothed_rtt(stream: &TcpStream) -> io::Result<f64> {
-    // SAFETY: all-zero is a valid `tcp_info`.
-    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
-    let mut length = size_of_val(&info) as libc::socklen_t;
-    // SAFETY: the option fills at most `length` bytes of `info`.
-    let result = unsafe {
-        libc::getsockopt(
-            stream.as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_INFO,
-            (&raw mut info).cast(),
-            &raw mut length,
-        )
-    };
-    if result != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(f64::from(info.tcpi_rtt) / 1e6)
 }

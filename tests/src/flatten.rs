@@ -14,6 +14,7 @@ pub fn counters(snapshot: &Snapshot) -> BTreeMap<String, u64> {
         );
         let mut put = |name: &str, value: u64| flat.insert(format!("{of} {name}"), value);
         put("opened", one.opened);
+        put("aborted", one.aborted);
         put("sent_bytes", one.sent_bytes);
         put("received_bytes", one.received_bytes);
         put("sent_segments", one.sent_segments);

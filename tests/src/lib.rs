@@ -19,5 +19,6 @@ pub mod programs;
 pub mod refuse;
 pub mod skip;
 pub mod snmp;
+pub mod tcp_info;
 pub mod truth;
 pub mod witness;

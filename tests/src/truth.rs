@@ -210,15 +210,13 @@ pub fn against_kernel(table: &mut Table, ours: &Snapshot, theirs: &Counters, ope
         table.equal("resets sent = OutRsts", sent, tcp("OutRsts"));
     }
 
-    // A transition from ESTABLISHED or CLOSE_WAIT to CLOSE, whose connection did
-    // not end by FIN. The reverse does not hold: after its own FIN an end can be
-    // reset or time out too, and the snapshot does not say in which state it was.
     // A transition whose event the kernel skipped shows when the socket goes,
     // and may then look like an end by FIN.
-    table.at_least(
-        "closed, but not by fin >= EstabResets",
-        closed_but_not_by_fin(ours),
-        tcp("EstabResets") - skipped(ours, "inet_sock_set_state"),
+    table.within(
+        "aborted = EstabResets",
+        sum(ours, "", |one| one.aborted),
+        tcp("EstabResets"),
+        skipped(ours, "inet_sock_set_state"),
     );
 
     let retransmits = |names: &[&str]| sum(ours, "", |one| of(&one.retransmits, names));
@@ -305,13 +303,6 @@ pub fn against_kernel(table: &mut Table, ours: &Snapshot, theirs: &Counters, ope
     table.equal("lost = 0", lost.map(|lost| lost.count).sum(), 0);
 }
 
-/// Ends of connections that were closed for any other reason.
-pub fn closed_but_not_by_fin(snapshot: &Snapshot) -> u64 {
-    sum(snapshot, "", |one| {
-        one.closed.values().sum::<u64>() - of(&one.closed, &["fin"])
-    })
-}
-
 /// Kernels that preempt programs skip some events of both of a pair. These are
 /// counted as lost, and the lines of a table may be off by as many.
 fn preempts() -> bool {
@@ -336,7 +327,7 @@ pub fn preempted(snapshot: &Snapshot) -> i64 {
 }
 
 /// Events of a tracepoint that the kernel skipped all of its programs at.
-pub fn skipped(snapshot: &Snapshot, tracepoint: &str) -> i64 {
+pub(crate) fn skipped(snapshot: &Snapshot, tracepoint: &str) -> i64 {
     let hook = format!("tp_btf/{tracepoint}");
     let programs = (snapshot.programs.iter()).filter(|program| program.hook == hook);
     let skipped = programs.map(|program| program.skipped).min();

@@ -11,11 +11,12 @@ use std::{
 
 use probe_tests::{
     daemon::Daemon,
-    delay::{DelayLine, ONE_WAY, smoothed_rtt, talk},
+    delay::{DelayLine, ONE_WAY, talk},
     load::{self, Clients, Server, on_port},
     netns::{DEVICE, Netns, Pair},
     poll,
     skip::{self, scaled},
+    tcp_info::smoothed_rtt,
     truth::{self, Table},
     witness::Witness,
 };

@@ -74,7 +74,7 @@ fn kernel(workspace: &Workspace, args: &[String]) -> Result<Tally> {
         packages::KERNEL_TESTS,
         &workspace.logs(),
     )?;
-    let binary = build::edgeprobe(workspace, true)?;
+    let binary = build::edgeprobe(workspace, false)?;
     let mut command = workspace.cargo();
     command
         .env("EDGEPROBE_BIN", binary)

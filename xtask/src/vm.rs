@@ -165,7 +165,7 @@ struct Programs {
 }
 
 fn programs(workspace: &Workspace) -> Result<Programs> {
-    let edgeprobe = build::edgeprobe(workspace, true)?;
+    let edgeprobe = build::edgeprobe(workspace, false)?;
     let mut command = workspace.cargo();
     command
         .args(["test", "--locked", "--package", "probe-tests", "--no-run"])

@@ -4,21 +4,20 @@
 use core::arch::asm;
 
 use aya_ebpf::{
-    bindings::{BPF_NOEXIST, xdp_action::XDP_PASS},
-    helpers::generated::bpf_get_smp_processor_id,
-    macros::xdp,
+    bindings::xdp_action::XDP_PASS, helpers::generated::bpf_get_smp_processor_id, macros::xdp,
     programs::XdpContext,
 };
 use probe_common::{
     lost::{Cause, Hook},
-    packet::{FlowKey, Protocol, Traffic},
+    packet::{Protocol, Traffic},
 };
 
 use crate::{
     atomic,
+    flows::{self, Key},
     kernel::sock::{Address, mapped},
     lost,
-    maps::{DEVICE, FLOWS, OVERFLOW},
+    maps::{DEVICE, OVERFLOW},
 };
 
 const ETH_P_IP: u16 = 0x0800;
@@ -50,16 +49,7 @@ fn xdp_packets(ctx: XdpContext) -> u32 {
         },
         None => lost::count(Hook::Xdp, Cause::Limit),
     }
-    let flow = FLOWS.get_ptr_mut(&key).or_else(|| {
-        let inserted = FLOWS.insert(&key, &Traffic::default(), u64::from(BPF_NOEXIST));
-        // Another CPU may have inserted it first; then that entry is found.
-        let flow = FLOWS.get_ptr_mut(&key);
-        if inserted.is_err() && flow.is_none() {
-            lost::count(Hook::Xdp, Cause::MapFull);
-        }
-        flow
-    });
-    if let Some(traffic) = flow.or_else(|| OVERFLOW.get_ptr_mut(0)) {
+    if let Some(traffic) = flows::traffic(key).or_else(|| OVERFLOW.get_ptr_mut(0)) {
         add(traffic, bytes);
     }
     XDP_PASS
@@ -106,7 +96,7 @@ macro_rules! word {
     }};
 }
 
-/// A flow as the words of its [`FlowKey`].
+/// A flow as the words of its [`FlowKey`](probe_common::packet::FlowKey).
 #[derive(Default)]
 struct Flow {
     source: Address,
@@ -118,7 +108,7 @@ struct Flow {
 
 impl Flow {
     #[inline(always)]
-    fn key(self, ethertype: u16) -> FlowKey {
+    fn key(self, ethertype: u16) -> Key {
         let [source, destination] = [self.ports as u16, (self.ports >> 16) as u16];
         let last = u64::from(u16::from_be(source))
             | u64::from(u16::from_be(destination)) << 16
@@ -126,14 +116,12 @@ impl Flow {
             | u64::from(self.protocol) << 48;
         let [s0, s1] = self.source;
         let [d0, d1] = self.destination;
-        // SAFETY: both are 40 bytes without padding; the last word is the ports,
-        // the EtherType, the protocol and a zero, each in the machine's order.
-        unsafe { core::mem::transmute::<[u64; 5], FlowKey>([s0, s1, d0, d1, last]) }
+        [s0, s1, d0, d1, last]
     }
 }
 
 #[inline(always)]
-fn parse(ctx: &XdpContext) -> (FlowKey, Protocol) {
+fn parse(ctx: &XdpContext) -> (Key, Protocol) {
     let mut next = ETHERNET;
     let mut ethertype = match header(ctx, 0, ETHERNET) {
         Some(header) => u16::from_be(word!("u16", header, 12) as u16),

@@ -31,9 +31,11 @@ pub fn records<T: Pod>(bytes: &[u8]) -> Vec<T> {
 
 fn data(map: &Map) -> Option<&MapData> {
     match map {
-        Map::Array(data) | Map::HashMap(data) | Map::LruHashMap(data) | Map::LpmTrie(data) => {
-            Some(data)
-        }
+        Map::Array(data)
+        | Map::HashMap(data)
+        | Map::LruHashMap(data)
+        | Map::LpmTrie(data)
+        | Map::ProgramArray(data) => Some(data),
         _ => None,
     }
 }

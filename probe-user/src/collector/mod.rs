@@ -1,8 +1,10 @@
 //! The only code that touches maps: reads them once, at one moment, and makes a
 //! [`Snapshot`] of what they hold.
 
+mod devices;
 mod holders;
 mod listeners;
+mod mapping;
 mod maps;
 mod names;
 mod own;
@@ -22,12 +24,13 @@ use probe_common::{
     config::{MAX_NETNS, ProbeConfig, SENDS_AFTER, SENDS_BEFORE, SENDS_UNSEEN},
     conn::{STATUS_COMPLETE, STATUS_COOKIES, STATUS_FULL, STATUS_REPORT},
     lost::{Cause, Hook},
-    packet::{FlowKey, Protocol, Traffic},
+    packet::Protocol,
     series::{CORE_REASONS, DropKey, OVERFLOW_ROW, ResetKey},
     sock::{LISTEN, SockRecord, listener_key},
 };
 
 use self::{
+    devices::Device,
     listeners::{Counted, Listeners},
     names::Names,
     owners::Processes,
@@ -42,7 +45,7 @@ use crate::{
         netns::{self, NetNs},
         reasons::Reasons,
     },
-    loader::{self, Globals, Loaded, SOCK_SEND, Sizes, TCP_SEND},
+    loader::{self, Globals, Loaded, SOCK_SEND, TCP_SEND},
     snapshot::{self, Connection, SCHEMA, Snapshot},
 };
 
@@ -58,8 +61,6 @@ const HEALED: [&str; 3] = [
     "tcp_retransmit_skb",
     "tcp_destroy_sock",
 ];
-/// Flows of a device in a snapshot.
-const TOP_FLOWS: usize = 100;
 /// The visit of all sockets may take one part in so many of the time.
 const VISIT_SHARE: u32 = 100;
 /// But it is never longer ago than this.
@@ -89,13 +90,6 @@ pub struct Collector {
     preempts: bool,
     /// Keeps the measurement of run times on.
     _stats: Option<std::os::fd::OwnedFd>,
-}
-
-#[derive(Debug)]
-struct Device {
-    name: String,
-    mode: &'static str,
-    loaded: Loaded,
 }
 
 impl Collector {
@@ -147,14 +141,11 @@ impl Collector {
         } else {
             None
         };
-        let sizes = Sizes {
-            flows: config.packets.flows,
-        };
-        let mut host = loader::host(&btf, &globals, sizes, config.noop_programs, |loaded| {
+        let mut host = loader::host(&btf, &globals, config.noop_programs, |loaded| {
             prepare(loaded, &names)
         })?;
         names.owners.tell(&mut host)?;
-        let devices = attach_devices(config, &btf, &globals, &namespaces)?;
+        let devices = devices::attach(config, &btf, &globals, &namespaces)?;
         let rows = Rows::new(&host, config.rows.unwrap_or(ROWS), shards)?;
         let mut collector = Self {
             host,
@@ -446,8 +437,7 @@ impl Collector {
                 }
                 // The kernel skips a program that is interrupted on its CPU by its own
                 // event. The life of a connection and its retransmissions are made up
-                // for by later events; the rest is lost, where there is no twin or
-                // that was skipped too.
+                // for by later events; the rest is lost, where no copy has taken it.
                 let missed = facts.get("recursion_misses").copied().unwrap_or(0);
                 program.skipped = missed;
                 let hook = program
@@ -459,15 +449,12 @@ impl Collector {
                         _ => hook,
                     });
                 // Where programs are preempted that may not be enough, and with a
-                // full table nothing is made up for and the twins rest.
+                // full table nothing is made up for.
                 let is_healed = !self.preempts && !is_full && HEALED.contains(&hook);
                 let hook = Hook::NAMES.into_iter().find(|&name| name == hook);
                 if let Some(hook) = hook.filter(|_| program.attached && !is_healed) {
                     let known = skipped.entry(hook).or_insert(missed);
-                    *known = match is_full {
-                        true => missed.max(*known),
-                        false => missed.min(*known),
-                    };
+                    *known = missed.min(*known);
                 }
                 snapshot.programs.push(program);
             }
@@ -492,9 +479,7 @@ impl Collector {
             snapshot.maps.push(maps::usage(&self.host, map, entries));
         }
         for (device, read) in self.devices.iter().zip(&snapshot.devices) {
-            let mut usage = maps::usage(&device.loaded, "FLOWS", read.flows);
-            usage.map = format!("FLOWS/{}", device.name);
-            snapshot.maps.push(usage);
+            snapshot.maps.push(device.usage(read.flows));
         }
         let known: HashSet<&str> = ["ROWS", "CONNS", "RESETS", "DROPS"].into();
         let mut others = 0;
@@ -509,58 +494,6 @@ impl Collector {
         });
         snapshot.process = crate::process::read().context("cannot read what this process costs")?;
         Ok(())
-    }
-}
-
-impl Device {
-    fn read(&self) -> anyhow::Result<snapshot::Device> {
-        let mut device = snapshot::Device {
-            device: self.name.clone(),
-            xdp_mode: self.mode.to_owned(),
-            ..snapshot::Device::default()
-        };
-        // The flows first and the totals after them: what arrives in between is
-        // in the totals and not yet in the flows, never the other way round.
-        let map: BpfHash<&MapData, FlowKey, Traffic> = self.loaded.map("FLOWS")?;
-        let mut flows = Vec::new();
-        for entry in &map {
-            let (key, traffic) = entry?;
-            device.flow_packets += traffic.packets;
-            device.flow_bytes += traffic.bytes;
-            flows.push((key, traffic));
-        }
-        device.flows = flows.len() as u64;
-        flows.sort_by_key(|(_, traffic)| std::cmp::Reverse(traffic.bytes));
-        flows.truncate(TOP_FLOWS);
-        device.top_flows = flows
-            .iter()
-            .map(|(key, traffic)| names::flow(key, *traffic))
-            .collect();
-        let overflow: Array<&MapData, Traffic> = self.loaded.map("OVERFLOW")?;
-        let overflow = overflow.get(&0, 0)?;
-        device.overflow_packets = overflow.packets;
-        device.overflow_bytes = overflow.bytes;
-        device.flow_packets += overflow.packets;
-        device.flow_bytes += overflow.bytes;
-        let totals: Array<&MapData, Traffic> = self.loaded.map("DEVICE")?;
-        let protocols = Protocol::NAMES.len() as u32;
-        for (n, protocol) in Protocol::NAMES.into_iter().enumerate() {
-            let mut sum = Traffic::default();
-            for cpu in 0..totals.len() / protocols {
-                let part = totals.get(&(cpu * protocols + n as u32), 0)?;
-                sum.packets += part.packets;
-                sum.bytes += part.bytes;
-            }
-            if sum.packets != 0 {
-                device.traffic.push(snapshot::DeviceTraffic {
-                    protocol: protocol.to_owned(),
-                    action: "pass".to_owned(),
-                    packets: sum.packets,
-                    bytes: sum.bytes,
-                });
-            }
-        }
-        Ok(device)
     }
 }
 
@@ -611,51 +544,4 @@ fn prepare(loaded: &mut Loaded, names: &Names) -> anyhow::Result<()> {
         }
     }
     Ok(())
-}
-
-fn attach_devices(
-    config: &Config,
-    btf: &aya::Btf,
-    globals: &Globals,
-    namespaces: &HashMap<u32, NetNs>,
-) -> anyhow::Result<Vec<Device>> {
-    let own = NetNs::own()?;
-    let mut devices = Vec::new();
-    for interface in &config.packets.interfaces {
-        // Of the watched namespaces, those that have such an interface; without
-        // any named, this process's own.
-        let candidates: Vec<&NetNs> = if namespaces.is_empty() {
-            vec![&own]
-        } else {
-            namespaces.values().collect()
-        };
-        let mut found = false;
-        for netns in candidates {
-            let exists = netns.run(|| nix::net::if_::if_nametoindex(interface.as_str()).is_ok())?;
-            if !exists {
-                continue;
-            }
-            found = true;
-            let (loaded, mode) = loader::device(
-                btf,
-                globals,
-                netns,
-                interface,
-                config.packets.xdp_mode,
-                config.packets.flows,
-                config.noop_programs,
-            )?;
-            devices.push(Device {
-                name: interface.clone(),
-                mode: mode.unwrap_or_default(),
-                loaded,
-            });
-        }
-        if !found {
-            anyhow::bail!(
-                "no interface {interface:?} in the watched network namespaces; `ip link` shows those there are"
-            );
-        }
-    }
-    Ok(devices)
 }

@@ -4,19 +4,15 @@
 //! no system call; only what is in use is mapped, since all of it counts as
 //! resident memory.
 
-use std::{
-    collections::BTreeMap,
-    os::fd::{AsFd as _, AsRawFd as _},
-};
+use std::collections::BTreeMap;
 
-use anyhow::Context as _;
-use aya::maps::{Array, HashMap, MapData};
+use aya::maps::{HashMap, MapData};
 use probe_common::{
     hist,
     series::{Closed, Failed, Kind, OVERFLOW_ROW, Retransmit, Row, SeriesKey, TlsFailed},
 };
 
-use super::{maps, names::Names};
+use super::{mapping::Mapping, maps, names::Names};
 use crate::{
     loader::Loaded,
     snapshot::{Histogram, TcpLabels, TcpSeries},
@@ -25,7 +21,7 @@ use crate::{
 /// The rows and their keys.
 #[derive(Debug)]
 pub struct Rows {
-    mapping: Mapping,
+    mapping: Mapping<Row>,
     capacity: u32,
     shards: u32,
     keys: Vec<Option<SeriesKey>>,
@@ -34,7 +30,7 @@ pub struct Rows {
 impl Rows {
     /// Maps the rows of a loaded object.
     pub fn new(loaded: &Loaded, capacity: u32, shards: u32) -> anyhow::Result<Self> {
-        let mapping = Mapping::new(loaded, shards as usize)?;
+        let mapping = Mapping::new(loaded, "ROWS", shards as usize)?;
         Ok(Self {
             mapping,
             capacity,
@@ -72,8 +68,9 @@ impl Rows {
             }
             self.keys[row] = Some(key);
         }
-        if self.keys.len() * self.shards as usize > self.mapping.rows {
-            self.mapping = Mapping::new(loaded, self.keys.len() * self.shards as usize)?;
+        if self.keys.len() * self.shards as usize > self.mapping.len() {
+            let used = self.keys.len() * self.shards as usize;
+            self.mapping = Mapping::new(loaded, "ROWS", used)?;
         }
         Ok(true)
     }
@@ -91,7 +88,7 @@ impl Rows {
         let mut sums: BTreeMap<TcpLabels, Sum> = BTreeMap::new();
         for (row, key) in self.keys.iter().enumerate() {
             let mut shards = (0..self.shards as usize)
-                .map(|shard| self.mapping.row(row * self.shards as usize + shard));
+                .map(|shard| self.mapping.element(row * self.shards as usize + shard));
             if key.is_none() && shards.clone().all(|shard| Sum::of(shard).is_empty()) {
                 continue;
             }
@@ -188,6 +185,7 @@ impl Sum {
             // Never negative at rest; between the adds of two shards it can be.
             open: u64::try_from(counters.open.cast_signed()).unwrap_or(0),
             closed: named(&Closed::NAMES, &counters.closed),
+            aborted: counters.aborted,
             connect_failures: named(&Failed::NAMES, &counters.failed),
             sent_bytes: counters.sent_bytes,
             received_bytes: counters.received_bytes,
@@ -206,58 +204,5 @@ impl Sum {
             first_byte: self.histogram(Kind::FirstByte),
             tls_handshake: self.histogram(Kind::Tls),
         }
-    }
-}
-
-/// The first rows of the map in this process's memory, read only.
-#[derive(Debug)]
-struct Mapping {
-    start: *const Row,
-    rows: usize,
-    bytes: usize,
-}
-
-// SAFETY: the mapping is read only and belongs to no thread.
-unsafe impl Send for Mapping {}
-
-impl Mapping {
-    fn new(loaded: &Loaded, rows: usize) -> anyhow::Result<Self> {
-        let map: Array<&MapData, Row> = loaded.map("ROWS")?;
-        let _ = &map;
-        let Some(aya::maps::Map::Array(data)) = loaded.ebpf.map("ROWS") else {
-            anyhow::bail!("ROWS is not an array");
-        };
-        let bytes = rows * size_of::<Row>();
-        // SAFETY: a new mapping of a descriptor that is open.
-        let start = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                bytes,
-                libc::PROT_READ,
-                libc::MAP_SHARED,
-                data.fd().as_fd().as_raw_fd(),
-                0,
-            )
-        };
-        if start == libc::MAP_FAILED {
-            return Err(std::io::Error::last_os_error()).context("cannot map ROWS");
-        }
-        Ok(Self {
-            start: start.cast(),
-            rows,
-            bytes,
-        })
-    }
-
-    fn row(&self, index: usize) -> *const Row {
-        assert!(index < self.rows, "row {index} is not mapped");
-        self.start.wrapping_add(index)
-    }
-}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: the mapping was made in `new` and nothing points into it now.
-        unsafe { libc::munmap(self.start.cast_mut().cast(), self.bytes) };
     }
 }

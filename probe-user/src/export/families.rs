@@ -133,7 +133,7 @@ impl<'a> Builder<'a> {
 
     fn tcp(&mut self, tcp: &'a [TcpSeries]) {
         type Single = (&'static str, &'static str, Kind, fn(&TcpSeries) -> u64);
-        const SINGLE: [Single; 10] = [
+        const SINGLE: [Single; 11] = [
             (
                 "edgeprobe_tcp_connections_opened",
                 "Connections that reached ESTABLISHED since the start.",
@@ -145,6 +145,12 @@ impl<'a> Builder<'a> {
                 "Connections in ESTABLISHED or CLOSE_WAIT now.",
                 Gauge,
                 |series| series.open,
+            ),
+            (
+                "edgeprobe_tcp_connections_aborted",
+                "Connections closed straight from ESTABLISHED or CLOSE_WAIT: reset, timed out, or closed with data unread.",
+                Counter,
+                |series| series.aborted,
             ),
             (
                 "edgeprobe_tcp_sent_bytes",

@@ -103,6 +103,7 @@ fn difference(old: &TcpSeries, new: &TcpSeries) -> Option<TcpSeries> {
         opened: new.opened.checked_sub(old.opened)?,
         open: new.open,
         closed: map_difference(&old.closed, &new.closed)?,
+        aborted: new.aborted.checked_sub(old.aborted)?,
         connect_failures: map_difference(&old.connect_failures, &new.connect_failures)?,
         sent_bytes: new.sent_bytes.checked_sub(old.sent_bytes)?,
         received_bytes: new.received_bytes.checked_sub(old.received_bytes)?,

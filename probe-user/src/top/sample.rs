@@ -49,6 +49,7 @@ fn series(labels: TcpLabels, opened: u64, open: u64) -> TcpSeries {
             &Closed::NAMES,
             &[("fin", opened - open - 2), ("timeout", 2)],
         ),
+        aborted: 2,
         connect_failures: counts(&Failed::NAMES, &[("refused", 3)]),
         sent_bytes: opened * 14_336,
         received_bytes: opened * 512,

@@ -1,0 +1,96 @@
+//! The hash table of flows in `FLOWS`: a flow is in the first free place of the
+//! [`PROBES`] from its own on, and stays. Packets of all CPUs take places; what
+//! two of them want at once is settled with a compare-and-exchange.
+
+use core::mem::offset_of;
+
+use probe_common::{
+    lost::{Cause, Hook},
+    packet::{EMPTY, Flow, FlowKey, PROBES, TAKING, Traffic, flow_places},
+};
+
+use crate::{
+    atomic,
+    globals::global,
+    lost,
+    maps::{FLOW_COUNT, FLOWS},
+};
+
+/// A [`FlowKey`] as words of the machine.
+pub type Key = [u64; size_of::<FlowKey>() / 8];
+
+/// Spreads flows evenly, and other than a stranger can foresee.
+#[inline(always)]
+fn hash(key: Key) -> u64 {
+    const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
+    let [s0, s1, d0, d1, last] = key;
+    let hash = (u64::from(global!(CONFIG.flow_seed)) ^ s1 ^ last.rotate_left(29)).wrapping_mul(ODD);
+    let hash = (hash ^ hash >> 32 ^ d1).wrapping_mul(ODD);
+    let hash = (hash ^ hash >> 29 ^ s0 ^ d0.rotate_left(32)).wrapping_mul(ODD);
+    hash ^ hash >> 32
+}
+
+/// The counters of a flow; `None` where there is no place for it, or another CPU
+/// is just taking the place that may be its.
+#[inline(always)]
+pub fn traffic(key: Key) -> Option<*mut Traffic> {
+    let hash = hash(key);
+    // Neither `EMPTY` nor `TAKING`.
+    let tag = hash | 2;
+    let mask = flow_places(global!(CONFIG.flows)) - 1;
+    for n in 0..PROBES {
+        let index = ((hash >> 32) as u32).wrapping_add(n) & mask;
+        let place = FLOWS.get_ptr_mut(index)?;
+        // SAFETY: an element of the map; words are read whole.
+        match unsafe { (&raw const (*place).tag).read_volatile() } {
+            held if held == tag && holds(place, key) => {
+                // SAFETY: a member of an element of the map.
+                return Some(unsafe { &raw mut (*place).traffic });
+            }
+            EMPTY => return take(place, tag, key),
+            TAKING => return None,
+            _ => {}
+        }
+    }
+    lost::count(Hook::Xdp, Cause::MapFull);
+    None
+}
+
+#[inline(always)]
+fn key_of(place: *mut Flow) -> *mut u64 {
+    place.cast::<u64>().wrapping_add(offset_of!(Flow, key) / 8)
+}
+
+#[inline(always)]
+fn holds(place: *mut Flow, key: Key) -> bool {
+    let mut differs = 0;
+    for (n, word) in key.into_iter().enumerate() {
+        // SAFETY: an element of the map.
+        differs |= word ^ unsafe { key_of(place).add(n).read_volatile() };
+    }
+    differs == 0
+}
+
+/// Takes an empty place, if there may be one more flow.
+#[inline(always)]
+fn take(place: *mut Flow, tag: u64, key: Key) -> Option<*mut Traffic> {
+    let count = FLOW_COUNT.get_ptr_mut(0)?;
+    let most = u64::from(global!(CONFIG.flows));
+    // SAFETY: elements of the maps.
+    unsafe {
+        if count.read_volatile() >= most {
+            lost::count(Hook::Xdp, Cause::MapFull);
+            return None;
+        }
+        if atomic::compare_exchange(&raw mut (*place).tag, EMPTY, TAKING) != EMPTY {
+            return None;
+        }
+        // Some CPUs may come too far at once, by one flow each.
+        atomic::add(count, 1);
+        for (n, word) in key.into_iter().enumerate() {
+            key_of(place).add(n).write_volatile(word);
+        }
+        atomic::store(&raw mut (*place).tag, tag);
+        Some(&raw mut (*place).traffic)
+    }
+}

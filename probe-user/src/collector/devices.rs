@@ -1,0 +1,155 @@
+//! Interfaces with XDP: attached, and read.
+
+use std::{
+    collections::HashMap,
+    sync::atomic::{Ordering, fence},
+};
+
+use aya::maps::{Array, MapData};
+use probe_common::packet::{EMPTY, Flow, Protocol, TAKING, Traffic, flow_places};
+
+use super::{mapping::Mapping, maps, names};
+use crate::{
+    config::Config,
+    kernel::netns::NetNs,
+    loader::{self, Globals, Loaded},
+    snapshot::{self, MapUse},
+};
+
+/// Flows of a device in a snapshot.
+const TOP_FLOWS: usize = 100;
+
+/// A device whose packets are counted, or that could not be had.
+#[derive(Debug)]
+pub struct Device {
+    /// Its name.
+    pub name: String,
+    mode: &'static str,
+    /// The program and its maps.
+    pub loaded: Loaded,
+    /// Flows that are told apart.
+    most_flows: u32,
+}
+
+impl Device {
+    /// Reads its maps once.
+    pub fn read(&self) -> anyhow::Result<snapshot::Device> {
+        let mut device = snapshot::Device {
+            device: self.name.clone(),
+            xdp_mode: self.mode.to_owned(),
+            ..snapshot::Device::default()
+        };
+        // The flows first and the totals after them: what arrives in between is
+        // in the totals and not yet in the flows, never the other way round.
+        // Mapped for this moment only: all of it would count as resident memory.
+        let mapping =
+            Mapping::<Flow>::new(&self.loaded, "FLOWS", flow_places(self.most_flows) as usize)?;
+        let mut flows = Vec::new();
+        for flow in (0..mapping.len()).map(|n| mapping.element(n)) {
+            // SAFETY: an element of the mapping; the tag is written after the key.
+            let tag = unsafe { (&raw const (*flow).tag).read_volatile() };
+            if !matches!(tag, EMPTY | TAKING) {
+                fence(Ordering::Acquire);
+                // SAFETY: likewise.
+                let Flow { key, traffic, .. } = unsafe { flow.read_volatile() };
+                device.flow_packets += traffic.packets;
+                device.flow_bytes += traffic.bytes;
+                flows.push((key, traffic));
+            }
+        }
+        device.flows = flows.len() as u64;
+        flows.sort_by_key(|(_, traffic)| std::cmp::Reverse(traffic.bytes));
+        flows.truncate(TOP_FLOWS);
+        device.top_flows = flows
+            .iter()
+            .map(|(key, traffic)| names::flow(key, *traffic))
+            .collect();
+        let overflow: Array<&MapData, Traffic> = self.loaded.map("OVERFLOW")?;
+        let overflow = overflow.get(&0, 0)?;
+        device.overflow_packets = overflow.packets;
+        device.overflow_bytes = overflow.bytes;
+        device.flow_packets += overflow.packets;
+        device.flow_bytes += overflow.bytes;
+        let totals: Array<&MapData, Traffic> = self.loaded.map("DEVICE")?;
+        let protocols = Protocol::NAMES.len() as u32;
+        for (n, protocol) in Protocol::NAMES.into_iter().enumerate() {
+            let mut sum = Traffic::default();
+            for cpu in 0..totals.len() / protocols {
+                let part = totals.get(&(cpu * protocols + n as u32), 0)?;
+                sum.packets += part.packets;
+                sum.bytes += part.bytes;
+            }
+            if sum.packets != 0 {
+                device.traffic.push(snapshot::DeviceTraffic {
+                    protocol: protocol.to_owned(),
+                    action: "pass".to_owned(),
+                    packets: sum.packets,
+                    bytes: sum.bytes,
+                });
+            }
+        }
+        Ok(device)
+    }
+
+    /// Fill and memory of its table of flows.
+    pub fn usage(&self, flows: u64) -> MapUse {
+        MapUse {
+            map: format!("FLOWS/{}", self.name),
+            capacity: self.most_flows.into(),
+            ..maps::usage(&self.loaded, "FLOWS", flows)
+        }
+    }
+}
+
+/// Attaches the program to the interfaces of the configuration.
+///
+/// # Errors
+///
+/// There is no such interface, or the kernel refuses the object.
+pub fn attach(
+    config: &Config,
+    btf: &aya::Btf,
+    globals: &Globals,
+    namespaces: &HashMap<u32, NetNs>,
+) -> anyhow::Result<Vec<Device>> {
+    let own = NetNs::own()?;
+    let mut devices = Vec::new();
+    for interface in &config.packets.interfaces {
+        // Of the watched namespaces, those that have such an interface; without
+        // any named, this process's own.
+        let candidates: Vec<&NetNs> = if namespaces.is_empty() {
+            vec![&own]
+        } else {
+            namespaces.values().collect()
+        };
+        let mut found = false;
+        for netns in candidates {
+            let exists = netns.run(|| nix::net::if_::if_nametoindex(interface.as_str()).is_ok())?;
+            if !exists {
+                continue;
+            }
+            found = true;
+            let (loaded, mode) = loader::device(
+                btf,
+                globals,
+                netns,
+                interface,
+                config.packets.xdp_mode,
+                config.packets.flows,
+                config.noop_programs,
+            )?;
+            devices.push(Device {
+                name: interface.clone(),
+                mode: mode.unwrap_or_default(),
+                loaded,
+                most_flows: config.packets.flows,
+            });
+        }
+        if !found {
+            anyhow::bail!(
+                "no interface {interface:?} in the watched network namespaces; `ip link` shows those there are"
+            );
+        }
+    }
+    Ok(devices)
+}

@@ -1,0 +1,85 @@
+//! Arrays of the kernel mapped into this process: reading them takes no system
+//! call.
+
+use std::{
+    io,
+    marker::PhantomData,
+    os::fd::{AsFd as _, AsRawFd as _},
+};
+
+use anyhow::Context as _;
+use aya::{
+    Pod,
+    maps::{Array, Map, MapData},
+};
+
+use crate::loader::Loaded;
+
+/// The first elements of an array that can be mapped. All of it counts as
+/// resident memory of this process as long as it is mapped.
+#[derive(Debug)]
+pub struct Mapping<T> {
+    start: *const T,
+    len: usize,
+    value: PhantomData<T>,
+}
+
+// SAFETY: the mapping belongs to the value and is only read.
+unsafe impl<T: Pod> Send for Mapping<T> {}
+
+impl<T: Pod> Mapping<T> {
+    /// Maps `len` elements of the map `name`, whose values are `T`.
+    ///
+    /// # Errors
+    ///
+    /// There is no such array, or the kernel does not map it.
+    pub fn new(loaded: &Loaded, name: &str, len: usize) -> anyhow::Result<Self> {
+        // The size of its values is right, or this fails.
+        let _: Array<&MapData, T> = loaded.map(name)?;
+        let Some(Map::Array(data)) = loaded.ebpf.map(name) else {
+            anyhow::bail!("{name} is not an array");
+        };
+        // SAFETY: a new mapping of a descriptor that is open.
+        let start = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                len * size_of::<T>(),
+                libc::PROT_READ,
+                libc::MAP_SHARED,
+                data.fd().as_fd().as_raw_fd(),
+                0,
+            )
+        };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error()).with_context(|| format!("cannot map {name}"));
+        }
+        Ok(Self {
+            start: start.cast(),
+            len,
+            value: PhantomData,
+        })
+    }
+
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// An element, which the programs may be writing to.
+    ///
+    /// # Panics
+    ///
+    /// Where it is not mapped.
+    pub fn element(&self, index: usize) -> *const T {
+        assert!(index < self.len, "element {index} is not mapped");
+        self.start.wrapping_add(index)
+    }
+}
+
+impl<T> Drop for Mapping<T> {
+    fn drop(&mut self) {
+        let bytes = self.len * size_of::<T>();
+        // SAFETY: the mapping was made in `new` and nothing points into it now.
+        unsafe { libc::munmap(self.start.cast_mut().cast(), bytes) };
+    }
+}
