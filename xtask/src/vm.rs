@@ -62,6 +62,9 @@ pub struct Options {
     /// Every test program, not only those that count
     #[arg(long)]
     every: bool,
+    /// Processors of a guest; the emulator may let it down with more than one
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    cpus: u32,
     /// Only this one, such as 6.12; may be given more than once
     #[arg(long = "kernel", value_name = "VERSION")]
     kernels: Vec<String>,
@@ -75,6 +78,7 @@ impl Options {
     pub fn brief() -> Self {
         Self {
             brief: true,
+            cpus: 1,
             ..Self::default()
         }
     }
@@ -130,7 +134,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<Tally> {
             .iter()
             .map(|(kernel, unpacked)| {
                 let (folder, programs) = (&folder, &programs);
-                scope.spawn(move || test_on(kernel, unpacked, folder, programs, &options.args))
+                scope.spawn(move || test_on(kernel, unpacked, folder, programs, options))
             })
             .collect();
         guests
@@ -197,16 +201,23 @@ fn test_on(
     unpacked: &Path,
     folder: &Path,
     programs: &Programs,
-    args: &[String],
+    options: &Options,
 ) -> Result<Tally> {
     let place = folder.join(kernel.version);
     let (vmlinuz, release) = kernels::image_of(unpacked)?;
     let name = format!("kernel {release}");
     cmd::say(&format!("{name}: making its initramfs"));
-    let initramfs = image::make(&place, unpacked, &release, programs, args)?;
+    let initramfs = image::make(&place, unpacked, &release, programs, &options.args)?;
     let log = place.join("console.log");
     let started = Instant::now();
-    boot(&name, &vmlinuz, &initramfs, &log, kernel.patience)?;
+    boot(
+        &name,
+        &vmlinuz,
+        &initramfs,
+        &log,
+        kernel.patience,
+        options.cpus,
+    )?;
     let console = fs::read(&log).with_context(|| format!("{} cannot be read", log.display()))?;
     let console = String::from_utf8_lossy(&console).replace('\r', "");
     let tally = judge(&name, &console, programs.tests.len());
@@ -250,27 +261,21 @@ fn judge(name: &str, console: &str, programs: usize) -> Tally {
     tally
 }
 
-/// Boots a kernel with its console in the file `log` and waits for its end.
+/// Boots a kernel on `cpus` processors with its console in the file `log` and
+/// waits for its end.
 fn boot(
     name: &str,
     vmlinuz: &Path,
     initramfs: &Path,
     log: &Path,
     patience: Duration,
+    cpus: u32,
 ) -> Result<()> {
     let console = File::create(log).with_context(|| format!("{} cannot be made", log.display()))?;
     let mut command = Command::new("qemu-system-x86_64");
     command
-        .args([
-            "-accel",
-            "tcg,thread=multi",
-            "-cpu",
-            "max",
-            "-smp",
-            "2",
-            "-m",
-            "3G",
-        ])
+        .args(["-accel", "tcg", "-cpu", "max", "-m", "3G"])
+        .args(["-smp", &cpus.to_string()])
         .args([
             "-nodefaults",
             "-display",
