@@ -108,14 +108,14 @@ fn a_delay_line_shows_its_length() {
     daemon.stop();
 }
 
-/// What `netem` is told, and the RTT that this makes.
-const MATRIX: [(&str, Duration); 5] = [
-    ("delay 5ms", Duration::from_millis(5)),
-    ("delay 20ms", Duration::from_millis(20)),
-    ("delay 80ms", Duration::from_millis(80)),
-    ("delay 20ms loss 1%", Duration::from_millis(20)),
+/// What `netem` is told, the RTT that this makes, and the port of its service.
+const MATRIX: [(&str, Duration, u16); 5] = [
+    ("delay 5ms", Duration::from_millis(5), 8081),
+    ("delay 20ms", Duration::from_millis(20), 8082),
+    ("delay 80ms", Duration::from_millis(80), 8083),
+    ("delay 20ms loss 1%", Duration::from_millis(20), 8084),
     // One packet of twenty overtakes those that are held back.
-    ("delay 20ms reorder 5%", Duration::from_millis(20)),
+    ("delay 20ms reorder 5%", Duration::from_millis(20), 8085),
 ];
 /// Connections of each family, one after the other.
 const CONNECTIONS: usize = 12;
@@ -162,10 +162,10 @@ fn answer(mut stream: TcpStream) {
 }
 
 /// Connections with questions, of both families at once.
-fn conversations(pair: &Pair) -> Measured {
+fn conversations(pair: &Pair, port: u16) -> Measured {
     let measured = Mutex::new(Measured::default());
     thread::scope(|scope| {
-        for target in on_port(&Pair::SERVERS, 8080) {
+        for target in on_port(&Pair::SERVERS, port) {
             let listener = pair.server.run(|| TcpListener::bind(target));
             let listener = listener.expect("a listener");
             scope.spawn(move || {
@@ -200,17 +200,19 @@ fn netem_shows_its_delay() {
         return;
     };
     let pair = Pair::new();
-    let base = conversations(&pair);
-    for (what, delay) in MATRIX {
+    let base = conversations(&pair, 8080);
+    let daemon = Daemon::start(&pair.both(), &[]);
+    for (what, delay, port) in MATRIX {
         if !netem(&pair.server, what) {
             skip::impossible(TEST, NO_NETEM);
             return;
         }
         println!("--- {what}");
-        let daemon = Daemon::start(&pair.both(), &[]);
-        let known = conversations(&pair);
+        let known = conversations(&pair, port);
         load::quiet(&pair.both(), 0);
-        let snapshot = daemon.snapshot();
+        let mut snapshot = daemon.snapshot();
+        let svc = port.to_string();
+        snapshot.tcp.retain(|series| series.labels.svc == svc);
         for side in SIDES {
             let rtt = of_side(&snapshot, side, |one| &one.rtt);
             let handshake = of_side(&snapshot, side, |one| &one.handshake);
@@ -234,8 +236,8 @@ fn netem_shows_its_delay() {
                 }
             }
         }
-        daemon.stop();
     }
+    daemon.stop();
 }
 
 #[test]
