@@ -42,8 +42,8 @@ pub struct ProbeConfig {
     pub preempts: u32,
     /// Flows of the device that are told apart.
     pub flows: u32,
-    /// Part of the hash of flows, a random number.
-    pub flow_seed: u32,
+    /// Keys of the hash of flows, random numbers.
+    pub flow_keys: [u32; 10],
     /// 1 where the payload of segments can be read.
     pub payload: u32,
 }

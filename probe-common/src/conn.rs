@@ -22,8 +22,11 @@ pub const STATUS_COMPLETE: u32 = 1;
 pub const STATUS_REPORT: u32 = 3;
 /// Element of the `STATUS` map: 1 once a SYN cookie has come back.
 pub const STATUS_COOKIES: u32 = 2;
+/// Element of the `STATUS` map: the number of a row that was taken and not
+/// needed, or 0.
+pub const STATUS_SPARE_ROW: u32 = 4;
 /// Elements of the `STATUS` map.
-pub const STATUS_LEN: usize = 4;
+pub const STATUS_LEN: usize = 5;
 /// Places beside its own in which a connection may be. That all of them are
 /// taken is rare before the table is 80 % full.
 pub const PROBES: u32 = 64;

@@ -127,6 +127,10 @@ layout! {
     icsk_ca_state: Bits("tcp_sock.inet_conn.icsk_ca_state"), 1, required;
     /// `u8`, the timer that is pending.
     icsk_pending: Field("tcp_sock.inet_conn.icsk_pending"), 1, required;
+    /// `unsigned long`, when that timer runs out, in jiffies, where it is here.
+    icsk_timer_expires: Field("tcp_sock.inet_conn.icsk_retransmit_timer.expires"), 8, optional;
+    /// The same on kernels whose timer has moved to the socket.
+    sk_timer_expires: Field("sock.tcp_retransmit_timer.expires"), 8, optional;
     /// `u32`, smoothed RTT in microseconds, shifted left by 3.
     srtt_us: Field("tcp_sock.srtt_us"), 4, required;
     /// `u32`, mean deviation in microseconds, shifted left by 2.

@@ -5,4 +5,4 @@
 pub const COPIES: u32 = 6;
 
 /// Elements of the `MARKS` map, a power of two.
-pub const MARKS: u32 = 8192;
+pub const MARKS: u32 = 1 << 16;

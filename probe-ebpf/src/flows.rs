@@ -19,14 +19,18 @@ use crate::{
 /// A [`FlowKey`] as words of the machine.
 pub type Key = [u64; size_of::<FlowKey>() / 8];
 
-/// Spreads flows evenly, and other than a stranger can foresee.
+/// NH, the universal hash of UMAC (RFC 4418, section 5.2), with secret keys: no
+/// stranger can foresee which flows come together.
 #[inline(always)]
 fn hash(key: Key) -> u64 {
-    const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
-    let [s0, s1, d0, d1, last] = key;
-    let hash = (u64::from(global!(CONFIG.flow_seed)) ^ s1 ^ last.rotate_left(29)).wrapping_mul(ODD);
-    let hash = (hash ^ hash >> 32 ^ d1).wrapping_mul(ODD);
-    let hash = (hash ^ hash >> 29 ^ s0 ^ d0.rotate_left(32)).wrapping_mul(ODD);
+    let mut sum = 0u64;
+    for (n, word) in key.into_iter().enumerate() {
+        let low = (word as u32).wrapping_add(global!(CONFIG.flow_keys[2 * n]));
+        let high = ((word >> 32) as u32).wrapping_add(global!(CONFIG.flow_keys[2 * n + 1]));
+        sum = sum.wrapping_add(u64::from(low) * u64::from(high));
+    }
+    // Spreads it evenly.
+    let hash = sum.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     hash ^ hash >> 32
 }
 
@@ -48,7 +52,10 @@ pub fn traffic(key: Key) -> Option<*mut Traffic> {
                 return Some(unsafe { &raw mut (*place).traffic });
             }
             EMPTY => return take(place, tag, key),
-            TAKING => return None,
+            TAKING => {
+                lost::count(Hook::Xdp, Cause::Limit);
+                return None;
+            }
             _ => {}
         }
     }
@@ -83,6 +90,7 @@ fn take(place: *mut Flow, tag: u64, key: Key) -> Option<*mut Traffic> {
             return None;
         }
         if atomic::compare_exchange(&raw mut (*place).tag, EMPTY, TAKING) != EMPTY {
+            lost::count(Hook::Xdp, Cause::Limit);
             return None;
         }
         // Some CPUs may come too far at once, by one flow each.

@@ -102,8 +102,9 @@ pub static CORE_DROPS: Array<u64, { CORE_REASONS as usize * Protocol::NAMES.len(
 #[btf_map]
 pub static DROPS: HashMap<DropKey, u64, 2048, NO_PREALLOC> = HashMap::new();
 
-/// Marks of events that a copy of a program has taken, see [`once`](crate::once).
-/// Written by the copies; nobody else reads them.
+/// Marks of events that a program or one of its copies has taken, see
+/// [`once`](crate::once). Written and read by these; a mark that another one
+/// replaces too early lets an event be taken twice.
 #[btf_map]
 pub static MARKS: Array<u64, { once::MARKS as usize }, 0> = Array::new();
 
@@ -117,8 +118,8 @@ pub static LOST: Array<u64, { lost::SLOTS as usize }, 0> = Array::new();
 pub static DEVICE: Array<Traffic, { Protocol::NAMES.len() }, 0> = Array::new();
 
 /// Traffic of the device by flow, a hash table, see [`flows`](crate::flows).
-/// Written by the XDP program, read by the collector through a mapping. Full:
-/// the packet counts in `OVERFLOW`.
+/// Written by the XDP program, read by the collector through a mapping. Full, or
+/// two CPUs want a place at the same moment: the packet counts in `OVERFLOW`.
 #[btf_map]
 pub static FLOWS: Array<Flow, 1, MMAPABLE> = Array::new();
 

@@ -10,9 +10,9 @@
 //! A copy takes an event by a tail call of the program: what the kernel then
 //! holds back on this CPU is the copy.
 //!
-//! An event is missed only while as many processes stand still on one CPU as
-//! there are copies, each in another one. What the last copy was skipped at is
-//! an upper bound of that, and counted.
+//! An event is missed while as many processes stand still on one CPU as there
+//! are programs for it, each in another one. The least that any of these was
+//! skipped at is an upper bound of that, and counted.
 
 use core::ffi::c_void;
 
@@ -24,15 +24,18 @@ use probe_common::{
 
 use crate::{globals::global, lost, maps::MARKS};
 
-/// The number of the last copy that saw the event, 1 for the program itself.
+/// Bits of a mark: the number of the last copy that saw the event, 1 for the program itself.
 const SEEN_BY: u64 = 7;
 /// A copy has called the program.
 const CALLED: u64 = 8;
 
 /// The mark of an event, without who has seen it, and its place. `event` tells
-/// those of the hook apart that happen at the same time, on any CPU. Another one
-/// can want the same place in between: then both are taken twice, which the
-/// handlers must bear.
+/// those of the hook apart that happen at the same time, on any CPU.
+///
+/// If an event stands still between its programs and another one of the same
+/// place comes along, it is taken twice. What is done to a connection that has an
+/// entry has the same effect then as if it were done once; a drop, a reset or the
+/// end of a connection without an entry counts once too often.
 #[inline(always)]
 fn mark(hook: Hook, event: u64) -> Option<(u64, *mut u64)> {
     // An address leaves the highest bits to the hook.
@@ -41,7 +44,8 @@ fn mark(hook: Hook, event: u64) -> Option<(u64, *mut u64)> {
     Some((hash & !(SEEN_BY | CALLED), place))
 }
 
-/// The program takes an event. `this` holds the program.
+/// The program takes an event; `this` holds the program. Returns what to hand to
+/// [`done`].
 ///
 /// The kernel would give it a stack for each CPU, since it does not run twice on
 /// one at a time (`verifier.c:bpf_enable_priv_stack`, 6.13), but called by its
@@ -53,29 +57,38 @@ pub fn takes(
     event: impl FnOnce() -> Option<u64>,
     ctx: &impl EbpfContext,
     this: &ProgramArray<1>,
-) {
+) -> Option<(u64, *mut u64)> {
+    if global!(CONFIG.preempts) == 0 {
+        return None;
+    }
     if global!(CONFIG.preempts) > 1 {
         // SAFETY: nothing here needs to be dropped.
         unsafe { this.tail_call(ctx, 0) };
     }
-    if global!(CONFIG.preempts) != 0
-        && let Some((mark, place)) = event().and_then(|event| mark(hook, event))
-    {
-        // SAFETY: an element of the map; words are read and written whole.
-        unsafe {
-            let known = place.read_volatile();
-            let is_called = known & !SEEN_BY == mark | CALLED;
-            place.write_volatile(if is_called { known & !CALLED } else { mark | 1 });
-        }
+    let (mark, place) = mark(hook, event()?)?;
+    // SAFETY: an element of the map; words are read and written whole.
+    let known = unsafe { place.read_volatile() };
+    let is_called = known & !SEEN_BY == mark | CALLED;
+    let seen_by = if is_called { known & SEEN_BY } else { 1 };
+    Some((mark | seen_by, place))
+}
+
+/// The program is done with the event: only now, as it may have stood still.
+#[inline(always)]
+pub fn done(taken: Option<(u64, *mut u64)>) {
+    if let Some((mark, place)) = taken {
+        // SAFETY: an element of the map; words are written whole.
+        unsafe { place.write_volatile(mark) };
     }
 }
 
 /// Copy number `copy` of a program takes an event, if no other has. `program`
 /// holds the program.
 ///
-/// The mark of an event stays if the last copies were skipped at it, and another
-/// one with the same number may come. Then some copy before those has seen that
-/// mark already, or comes before the one that has: it does not count.
+/// The mark of an event stays where it is, and another one with the same number
+/// may come. Its copies know the old mark by who has seen it last: the last copy,
+/// or at least one that comes later than they do. (If the later ones stood still
+/// at the first event and the earlier ones do at the second, it is missed.)
 #[inline(always)]
 pub fn copy(
     copy: u64,
@@ -115,8 +128,9 @@ macro_rules! copies {
         #[aya_ebpf::macros::btf_tracepoint(function = $tracepoint)]
         fn $program(ctx: aya_ebpf::programs::BtfTracePointContext) -> i32 {
             let arguments = aya_ebpf::EbpfContext::as_ptr(&ctx).cast_const();
-            $crate::once::takes($hook, || $event(arguments), &ctx, &$map);
+            let taken = $crate::once::takes($hook, || $event(arguments), &ctx, &$map);
             $body(arguments);
+            $crate::once::done(taken);
             0
         }
 

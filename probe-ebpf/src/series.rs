@@ -5,6 +5,7 @@ use aya_ebpf::{
     maps::lpm_trie::Key,
 };
 use probe_common::{
+    conn::STATUS_SPARE_ROW,
     hist,
     lost::{Cause, Hook},
     owner::{self, CGROUP},
@@ -20,7 +21,7 @@ use crate::{
     globals::global,
     kernel::sock::{Address, Sock, TcpSock},
     lost,
-    maps::{GROUPS, NEXT_ROW, OWNER_OF, PEERS, RESETS, ROW_OF, ROWS},
+    maps::{GROUPS, NEXT_ROW, OWNER_OF, PEERS, RESETS, ROW_OF, ROWS, STATUS},
 };
 
 /// The shard that this CPU writes to.
@@ -203,26 +204,41 @@ pub fn row_of(
     new_row(&key, hook)
 }
 
-/// Gives a key the next free row. Of two CPUs that do so at once for one key,
-/// the second finds the entry taken and uses it; its number stays unused.
+/// Gives a key a row. Of two that do so at once for one key, the second finds
+/// the entry taken and uses it; its number is left for the next key.
 #[inline(never)]
 fn new_row(key: &SeriesKey, hook: Hook) -> u32 {
-    if let Some(next) = NEXT_ROW.get_ptr_mut(0) {
-        // SAFETY: an element of the map.
-        let row = unsafe { atomic::fetch_add(next, 1) };
-        if row < u64::from(global!(CONFIG.rows)) {
-            let row = row as u32;
-            if ROW_OF.insert(key, &row, u64::from(BPF_NOEXIST)).is_ok() {
-                return row;
-            }
-            // SAFETY: values of this map are never removed and never change.
-            if let Some(&row) = unsafe { ROW_OF.get(key) } {
-                return row;
-            }
+    if let Some(row) = free_row() {
+        if ROW_OF.insert(key, &row, u64::from(BPF_NOEXIST)).is_ok() {
+            return row;
+        }
+        if let Some(spare) = STATUS.get_ptr_mut(STATUS_SPARE_ROW) {
+            // SAFETY: an element of the map.
+            unsafe { atomic::store(spare, u64::from(row)) };
+        }
+        // SAFETY: values of this map are never removed and never change.
+        if let Some(&row) = unsafe { ROW_OF.get(key) } {
+            return row;
         }
     }
     lost::count(hook, Cause::MapFull);
     OVERFLOW_ROW
+}
+
+/// The number of a row that nobody has.
+#[inline(always)]
+fn free_row() -> Option<u32> {
+    let spare = STATUS.get_ptr_mut(STATUS_SPARE_ROW)?;
+    // SAFETY: an element of the map.
+    let row = unsafe { spare.read_volatile() };
+    // SAFETY: likewise.
+    if row != 0 && unsafe { atomic::compare_exchange(spare, row, 0) } == row {
+        return Some(row as u32);
+    }
+    let next = NEXT_ROW.get_ptr_mut(0)?;
+    // SAFETY: likewise.
+    let row = unsafe { atomic::fetch_add(next, 1) };
+    (row < u64::from(global!(CONFIG.rows))).then_some(row as u32)
 }
 
 #[inline(always)]

@@ -256,9 +256,10 @@ pub fn possible_cpus() -> anyhow::Result<u32> {
 fn open(btf: &Btf, globals: &Globals, flows: Option<u32>) -> anyhow::Result<Ebpf> {
     let is_host = flows.is_none();
     let flows = flows.unwrap_or(1);
+    let random = RandomState::new();
     let config = ProbeConfig {
         flows,
-        flow_seed: RandomState::new().hash_one(flows) as u32,
+        flow_keys: std::array::from_fn(|n| random.hash_one(n) as u32),
         ..globals.config
     };
     // One object serves the hooks of the whole host and each device. Where a
@@ -388,7 +389,7 @@ fn attach_all(
             (false, Some(_)) => (1..=COPIES).map(|n| hook.copy(n)).collect(),
         };
         for (n, name) in names.iter().enumerate() {
-            let map = copies.filter(|_| n == 0);
+            let map = copies.filter(|_| n == 0 && !noop);
             let note = match attach_tracepoint(&mut loaded.ebpf, name, hook.tracepoint, btf, map) {
                 Ok(()) => {
                     tracing::debug!("attached {name} to tracepoint {}", hook.tracepoint);
@@ -408,8 +409,13 @@ fn attach_all(
                     why
                 }
             };
+            let is_missing = !note.is_empty();
             let hook = format!("tp_btf/{}", hook.tracepoint);
             loaded.programs.push(program(name, hook, note));
+            if is_missing {
+                // Its copies would have nothing to call.
+                break;
+            }
         }
     }
     load_iterator(&mut loaded.ebpf, VISIT, "tcp", btf)

@@ -233,16 +233,11 @@ pub fn against_kernel(table: &mut Table, ours: &Snapshot, theirs: &Counters, ope
     // A retransmission whose event the kernel skipped shows at the next one, or
     // when its connection closes as `other`: the total is exact, its cause not.
     let skipped = skipped(ours, "tcp_retransmit_skb");
-    // Where packets overtake others a loss probe can be due in Recovery, which
-    // looks like a fast retransmission; it is in no counter but TCPLossProbes.
-    let reordered = ext("TCPSACKReorder") + ext("TCPTSReorder") > 0;
-    let probes = sum(ours, "", |one| of(&one.retransmits, &["tail_loss_probe"]));
-    let probes = ext("TCPLossProbes") - i64::try_from(probes).unwrap_or(i64::MAX);
     table.within(
         "retransmits fast = TCPFastRetrans",
         retransmits(&["fast"]),
         ext("TCPFastRetrans"),
-        skipped + if reordered { probes.max(0) } else { 0 },
+        skipped,
     );
     table.within(
         "retransmits other = TCPSlowStartRetrans",
@@ -303,8 +298,8 @@ pub fn against_kernel(table: &mut Table, ours: &Snapshot, theirs: &Counters, ope
     table.equal("lost = 0", lost.map(|lost| lost.count).sum(), 0);
 }
 
-/// Kernels that preempt programs skip some events of both of a pair. These are
-/// counted as lost, and the lines of a table may be off by as many.
+/// Kernels that preempt programs may skip some events of a program and all of its
+/// copies. These are counted as lost, and a table may be off by as many.
 fn preempts() -> bool {
     skip::kernel() >= (7, 0)
 }
@@ -329,7 +324,8 @@ pub fn preempted(snapshot: &Snapshot) -> i64 {
 /// Events of a tracepoint that the kernel skipped all of its programs at.
 pub(crate) fn skipped(snapshot: &Snapshot, tracepoint: &str) -> i64 {
     let hook = format!("tp_btf/{tracepoint}");
-    let programs = (snapshot.programs.iter()).filter(|program| program.hook == hook);
+    let programs =
+        (snapshot.programs.iter()).filter(|program| program.hook == hook && program.attached);
     let skipped = programs.map(|program| program.skipped).min();
     i64::try_from(skipped.unwrap_or_default()).unwrap_or(i64::MAX)
 }

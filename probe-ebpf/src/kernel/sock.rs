@@ -4,7 +4,7 @@ use core::{arch::asm, ffi::c_void, ptr::NonNull};
 
 use aya_ebpf::helpers::{
     bpf_probe_read_kernel,
-    generated::{bpf_skc_to_tcp_request_sock, bpf_skc_to_tcp_sock},
+    generated::{bpf_jiffies64, bpf_skc_to_tcp_request_sock, bpf_skc_to_tcp_sock},
 };
 
 use probe_common::layout::ABSENT;
@@ -278,6 +278,22 @@ impl TcpSock {
     pub fn min_rtt_us(self) -> u32 {
         // SAFETY: a BTF-typed pointer; see `load`.
         unsafe { load(self.0, global!(LAYOUT.rtt_min) + 4) }
+    }
+
+    /// Whether the timer that is pending has run out. `false` where this kernel
+    /// does not tell.
+    #[inline(always)]
+    pub fn timer_is_due(self) -> bool {
+        let member = match global!(LAYOUT.icsk_timer_expires) {
+            ABSENT => global!(LAYOUT.sk_timer_expires),
+            member => member,
+        };
+        if member == ABSENT {
+            return false;
+        }
+        // SAFETY: a BTF-typed pointer, see `load`; the helper takes no arguments.
+        let (expires, now): (u64, u64) = unsafe { (load(self.0, member), bpf_jiffies64()) };
+        expires.wrapping_sub(now).cast_signed() <= 0
     }
 
     /// Whether the listener shares its port with others.

@@ -16,6 +16,7 @@ use crate::{
     conn,
     kernel::{
         arg,
+        skb::Skb,
         sock::{IPPROTO_TCP, Sock, TcpSock, state},
         watched,
     },
@@ -51,12 +52,14 @@ fn retransmits(ctx: *const c_void) {
         && watched(sk.netns())
         && let Some(tp) = sk.tcp()
     {
-        sent_again(tp);
+        let segment = Skb::new(arg(ctx, 1) as *const c_void);
+        let is_last = segment.is_some_and(|segment| segment.end_seq() == tp.snd_nxt());
+        sent_again(tp, is_last);
     }
 }
 
 #[inline(always)]
-fn sent_again(tp: TcpSock) {
+fn sent_again(tp: TcpSock, is_last: bool) {
     const HOOK: Hook = Hook::TcpRetransmitSkb;
     let sk = tp.sock();
     let netns = sk.netns();
@@ -91,13 +94,17 @@ fn sent_again(tp: TcpSock) {
         },
     };
     if let Some(row) = RowRef::get(conn.row) {
-        conn::flush_retransmits(conn, tp, cause(tp), row);
+        conn::flush_retransmits(conn, tp, cause(tp, is_last), row);
     }
 }
 
 #[inline(always)]
-fn cause(tp: TcpSock) -> Retransmit {
+fn cause(tp: TcpSock, is_last: bool) -> Retransmit {
     match (tp.ca_state(), tp.pending()) {
+        // A probe that became due after the loss was found; it is the last segment.
+        (CA_RECOVERY, PENDING_LOSS_PROBE) if is_last && tp.timer_is_due() => {
+            Retransmit::TailLossProbe
+        }
         (CA_LOSS, 0) => Retransmit::Timeout,
         (CA_LOSS, _) => Retransmit::Other,
         (CA_RECOVERY, _) => Retransmit::Fast,

@@ -34,6 +34,7 @@ impl<T: Pod> Mapping<T> {
     ///
     /// There is no such array, or the kernel does not map it.
     pub fn new(loaded: &Loaded, name: &str, len: usize) -> anyhow::Result<Self> {
+        const { assert!(size_of::<T>().is_multiple_of(8), "the kernel pads to words") };
         // The size of its values is right, or this fails.
         let _: Array<&MapData, T> = loaded.map(name)?;
         let Some(Map::Array(data)) = loaded.ebpf.map(name) else {

@@ -152,6 +152,7 @@ mod tests {
     #[test]
     fn a_walk_and_a_handle_agree() {
         let Some(hierarchy) = Hierarchy::find() else {
+            println!("SKIPPED: a_walk_and_a_handle_agree: no cgroup v2 here");
             return;
         };
         let mut seen = Vec::new();

@@ -79,3 +79,20 @@ fn resolve_entry(btf: &Btf, entry: &Entry) -> Result<u32, Error> {
         None => Ok(ABSENT),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_field_that_has_moved_is_found_in_one_place() {
+        let Ok(btf) = Btf::from_sys_fs() else {
+            println!("SKIPPED: a_field_that_has_moved_is_found_in_one_place: no BTF here");
+            return;
+        };
+        let layout = resolve(&btf).expect("a supported kernel");
+        let timers = [layout.icsk_timer_expires, layout.sk_timer_expires];
+        let found = timers.iter().filter(|offset| **offset != ABSENT).count();
+        assert_eq!(found, 1, "{timers:?}");
+    }
+}
