@@ -42,6 +42,8 @@ pub struct ProbeConfig {
     pub preempts: u32,
     /// Flows of the device that are told apart.
     pub flows: u32,
+    /// Elements of the `FLOWS` map, a power of two.
+    pub flow_places: u32,
     /// Keys of the hash of flows, random numbers.
     pub flow_keys: [u32; 10],
     /// 1 where the payload of segments can be read.

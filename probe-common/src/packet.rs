@@ -81,16 +81,8 @@ pub const PROBES: u32 = 16;
 
 /// Places of the table for as many flows, a power of two: half of them stay
 /// free, so that nearly every flow finds one among [`PROBES`].
-#[inline(always)]
 pub const fn flow_places(flows: u32) -> u32 {
-    let more = flows.saturating_mul(2).saturating_sub(1);
-    // The number with all bits up to the highest one of `more`.
-    let bits = more | more >> 1;
-    let bits = bits | bits >> 2;
-    let bits = bits | bits >> 4;
-    let bits = bits | bits >> 8;
-    let bits = bits | bits >> 16;
-    bits.wrapping_add(1)
+    (flows * 2).next_power_of_two()
 }
 
 const _: () = assert!(flow_places(1) == 2 && flow_places(1000) == 2048);

@@ -6,7 +6,7 @@ use core::mem::offset_of;
 
 use probe_common::{
     lost::{Cause, Hook},
-    packet::{EMPTY, Flow, FlowKey, PROBES, TAKING, Traffic, flow_places},
+    packet::{EMPTY, Flow, FlowKey, PROBES, TAKING, Traffic},
 };
 
 use crate::{
@@ -41,7 +41,7 @@ pub fn traffic(key: Key) -> Option<*mut Traffic> {
     let hash = hash(key);
     // Neither `EMPTY` nor `TAKING`.
     let tag = hash | 2;
-    let mask = flow_places(global!(CONFIG.flows)) - 1;
+    let mask = global!(CONFIG.flow_places) - 1;
     for n in 0..PROBES {
         let index = ((hash >> 32) as u32).wrapping_add(n) & mask;
         let place = FLOWS.get_ptr_mut(index)?;

@@ -25,6 +25,7 @@ pub static CONFIG: ProbeConfig = ProbeConfig {
     sends: 0,
     preempts: 0,
     flows: 1,
+    flow_places: 1,
     flow_keys: [0; 10],
     payload: 0,
 };

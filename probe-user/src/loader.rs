@@ -259,6 +259,7 @@ fn open(btf: &Btf, globals: &Globals, flows: Option<u32>) -> anyhow::Result<Ebpf
     let random = RandomState::new();
     let config = ProbeConfig {
         flows,
+        flow_places: flow_places(flows),
         flow_keys: std::array::from_fn(|n| random.hash_one(n) as u32),
         ..globals.config
     };
@@ -283,7 +284,7 @@ fn open(btf: &Btf, globals: &Globals, flows: Option<u32>) -> anyhow::Result<Ebpf
             "CORE_DROPS",
             config.shards * CORE_REASONS * Protocol::NAMES.len() as u32,
         )
-        .map_max_entries("FLOWS", flow_places(flows))
+        .map_max_entries("FLOWS", config.flow_places)
         .map_max_entries("MARKS", entries(is_host && config.preempts != 0, MARKS))
         .map_max_entries("DEVICE", possible_cpus()? * Protocol::NAMES.len() as u32)
         .load(&globals.kfuncs.link(OBJECT))

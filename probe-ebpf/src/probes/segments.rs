@@ -93,16 +93,15 @@ fn segment(conn: &mut Conn, tp: TcpSock, skb: Skb) {
 
 /// The entry of a socket that a program is using.
 #[inline(always)]
-fn in_use(sk: Sock) -> Option<(&'static mut Conn, TcpSock)> {
+fn in_use(sk: *const c_void) -> Option<(&'static mut Conn, TcpSock)> {
+    let sk = Sock::new(sk)?;
     let conn = conn::get(sk).filter(|conn| conn.flags & (CONNECTING | CLOSED) == 0)?;
     Some((conn, sk.tcp()?))
 }
 
 #[inline(always)]
 fn reads(ctx: *const c_void) {
-    if let Some(sk) = Sock::new(arg(ctx, 0) as *const c_void)
-        && let Some((conn, tp)) = in_use(sk)
-    {
+    if let Some((conn, tp)) = in_use(arg(ctx, 0) as *const c_void) {
         turns::used(conn);
         conn::observe_window(conn, tp);
     }
@@ -111,9 +110,7 @@ fn reads(ctx: *const c_void) {
 /// Before the data of a segment is copied (6.16 and later).
 #[inline(always)]
 fn sends(ctx: *const c_void) {
-    if let Some(sk) = Sock::new(arg(ctx, 0) as *const c_void)
-        && let Some((conn, tp)) = in_use(sk)
-    {
+    if let Some((conn, tp)) = in_use(arg(ctx, 0) as *const c_void) {
         turns::sent(conn, tp, msg_count(arg(ctx, 1)));
     }
 }
@@ -122,10 +119,9 @@ fn sends(ctx: *const c_void) {
 #[btf_tracepoint(function = "sock_send_length")]
 fn sock_send(ctx: BtfTracePointContext) -> i32 {
     let ctx: *const c_void = ctx.as_ptr();
-    let sent = arg(ctx, 1) as i32;
+    let (sk, sent) = (arg(ctx, 0) as *const c_void, arg(ctx, 1) as i32);
     if sent > 0
-        && let Some(sk) = Sock::new(arg(ctx, 0) as *const c_void)
-        && sk.protocol() == IPPROTO_TCP
+        && Sock::new(sk).is_some_and(|sk| sk.protocol() == IPPROTO_TCP)
         && let Some((conn, tp)) = in_use(sk)
     {
         turns::sent(conn, tp, u64::from(sent.cast_unsigned()));

@@ -252,6 +252,15 @@ fn how(tp: TcpSock, old: u8) -> Closed {
     }
 }
 
+/// Counts an end by how it came.
+#[inline(always)]
+fn ended(tp: TcpSock, old: u8, row: RowRef) {
+    row.closed(how(tp, old));
+    if is_abort(old) {
+        row.aborted(1);
+    }
+}
+
 /// `old` is the state before CLOSE.
 #[inline(always)]
 fn closed(conn: &mut Conn, tp: TcpSock, old: u8) {
@@ -267,10 +276,7 @@ fn closed(conn: &mut Conn, tp: TcpSock, old: u8) {
         if conn.since_ns != 0 {
             row.observe(Kind::Duration, conn::now_ns().saturating_sub(conn.since_ns));
         }
-        row.closed(how(tp, old));
-        if is_abort(old) {
-            row.aborted(1);
-        }
+        ended(tp, old, row);
     }
     tls::closed(conn, how(tp, old));
     conn.flags = CLOSED;
@@ -284,10 +290,7 @@ fn closed_unknown(tp: TcpSock, old: u8) {
     let Some(row) = RowRef::get(number) else {
         return;
     };
-    row.closed(how(tp, old));
-    if is_abort(old) {
-        row.aborted(1);
-    }
+    ended(tp, old, row);
     if !conn::overflowed() && conn::status(STATUS_COMPLETE) {
         // All of its events were skipped: it has not been counted as opened.
         lost::count(HOOK, Cause::Limit);
