@@ -20,11 +20,15 @@ pub const STATUS_COMPLETE: u32 = 1;
 /// Element of the `STATUS` map: 1 while a visit of all sockets is to report the
 /// connections.
 pub const STATUS_REPORT: u32 = 3;
-/// Element of the `STATUS` map: 1 once a SYN cookie has come back.
+/// Element of the `STATUS` map: 1 while SYN cookies come back.
 pub const STATUS_COOKIES: u32 = 2;
 /// Element of the `STATUS` map: the number of a row that was taken and not
 /// needed, or 0.
 pub const STATUS_SPARE_ROW: u32 = 4;
+/// By how many jiffies at most a listener's last SYN cookie may be older than a
+/// connection that it opened: two minutes (`TCP_SYNCOOKIE_VALID`) where a jiffy
+/// is a millisecond, more where it is longer.
+pub const COOKIE_JIFFIES: u32 = 120_000;
 /// Elements of the `STATUS` map.
 pub const STATUS_LEN: usize = 5;
 /// Places beside its own in which a connection may be. That all of them are
@@ -89,8 +93,11 @@ pub struct Conn {
     pub tls_seq: u32,
     /// `write_seq` when a send was last seen.
     pub write_seq: u32,
+    /// Segments received with payload when the program last read or shut the
+    /// connection down; looked at where it has left ESTABLISHED.
+    pub data_segs: u32,
     /// Zero.
-    pub _pad: [u32; 2],
+    pub _pad: u32,
 }
 
 const _: () = assert!(size_of::<Conn>() == 128);

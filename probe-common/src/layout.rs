@@ -162,6 +162,12 @@ layout! {
     tcp_wstamp_ns: Field("tcp_sock.tcp_wstamp_ns"), 8, required;
     /// `u32`, segments received.
     segs_in: Field("tcp_sock.segs_in"), 4, required;
+    /// `u32`, segments received with payload.
+    data_segs_in: Field("tcp_sock.data_segs_in"), 4, required;
+    /// `int`, how long to stay in FIN_WAIT2; negative: not at all.
+    linger2: Field("tcp_sock.linger2"), 4, required;
+    /// `u8`, the directions that are shut down.
+    sk_shutdown: Field("sock.sk_shutdown"), 1, required;
     /// `u32`, segments sent.
     segs_out: Field("tcp_sock.segs_out"), 4, required;
     /// `u32`, duplicate segments that the peer reported.

@@ -251,8 +251,24 @@ pub struct ResetKey {
     pub reason: u32,
 }
 
+impl ResetKey {
+    /// The entry of those that find none.
+    pub const fn overflow(direction: u32) -> Self {
+        Self {
+            row: OVERFLOW_ROW,
+            direction,
+            reason: REASON_OTHER,
+        }
+    }
+}
+
 /// Reset reason where the kernel does not tell.
 pub const REASON_UNAVAILABLE: u32 = u32::MAX;
+/// Reset reason of those that found no entry.
+pub const REASON_OTHER: u32 = u32::MAX - 1;
+
+/// Ports of services that can have a row in any case.
+pub const NAMED_PORTS: usize = 4096;
 
 /// Drop reasons of the core that have a place in the `CORE_DROPS` map, whose
 /// index is `(shard * CORE_REASONS + reason) * protocols + protocol`. Linux 7.2

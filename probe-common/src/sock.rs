@@ -67,11 +67,34 @@ pub const fn listener_key(netns: u32, port: u16) -> u64 {
     (netns as u64) << 16 | port as u64
 }
 
+/// Key of the `LISTENER_DROPS` map: where listeners listened.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ListenerKey {
+    /// Local address in network order; IPv4 is mapped into `::ffff:0:0/96`.
+    pub address: [u64; 2],
+    /// Number of the network namespace.
+    pub netns: u32,
+    /// Local port.
+    pub port: u32,
+}
+
+impl ListenerKey {
+    /// The address as 16 bytes.
+    pub fn bytes(&self) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&self.address[0].to_ne_bytes());
+        bytes[8..].copy_from_slice(&self.address[1].to_ne_bytes());
+        bytes
+    }
+}
+
 /// TCP state of a listener.
 pub const LISTEN: u8 = 10;
 
 const _: () = assert!(size_of::<SockRecord>() == 112);
 const _: () = assert!(size_of::<Holder>() == 16);
+const _: () = assert!(size_of::<ListenerKey>() == 24);
 
 // SAFETY: integers only, without padding (asserted above).
 #[cfg(feature = "user")]
@@ -79,3 +102,6 @@ unsafe impl aya::Pod for SockRecord {}
 // SAFETY: integers only, without padding (asserted above).
 #[cfg(feature = "user")]
 unsafe impl aya::Pod for Holder {}
+// SAFETY: integers only, without padding (asserted above).
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for ListenerKey {}

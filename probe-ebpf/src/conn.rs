@@ -172,7 +172,7 @@ fn caller() -> u32 {
 #[inline(always)]
 fn may_send_cookies(child: Sock) -> bool {
     child.tcp().is_some_and(|copy| {
-        copy.syn_queue_overflow() != 0 || (copy.shares_port() && status(STATUS_COOKIES))
+        copy.overflowed_lately() || (copy.shares_port() && status(STATUS_COOKIES))
     })
 }
 
@@ -352,6 +352,7 @@ fn from_here(tp: TcpSock, row: u32, side: Side, state: u8) -> Conn {
         side: side as u32,
         tls: tls::DONE,
         write_seq: tp.write_seq(),
+        data_segs: tp.data_segs_in(),
         used: 1,
         ..Conn::default()
     }
@@ -446,13 +447,28 @@ pub fn observe_window(conn: &mut Conn, tp: TcpSock) {
     }
 }
 
-/// The last look at a connection that is closing: several segments may have
-/// been handled since the one before, so the newest measurement is taken.
+/// The same for a connection that has left ESTABLISHED: no event tells of its
+/// segments and several may have been handled since the last look, so the newest
+/// measurement is taken.
 #[inline(always)]
-pub fn observe_last_rtt(conn: &Conn, tp: TcpSock, row: RowRef) {
-    if tp.srtt() != conn.srtt_us || tp.mdev() != conn.mdev_us {
+pub fn observe_newest_rtt(conn: &mut Conn, tp: TcpSock, row: RowRef) {
+    let (srtt, mdev) = (tp.srtt(), tp.mdev());
+    if srtt != conn.srtt_us || mdev != conn.mdev_us {
         row.observe(Kind::Rtt, u64::from(tp.rack_rtt_us()) * 1000);
+        conn.srtt_us = srtt;
+        conn.mdev_us = mdev;
     }
+}
+
+/// Whether the kernel resets a connection in this state by itself, since data
+/// came that nobody can read any more (`tcp_input.c:tcp_rcv_state_process`), or
+/// since it was closed with such data. Its socket has the same error as after a
+/// reset by the peer, or none.
+#[inline(always)]
+pub fn is_refused(conn: &Conn, tp: TcpSock, state: u8) -> bool {
+    matches!(state, state::FIN_WAIT1 | state::FIN_WAIT2 | state::CLOSING)
+        && tp.is_deaf()
+        && tp.data_segs_in() != conn.data_segs
 }
 
 /// Adds what the socket did since the last time to its row. `state` is the

@@ -2,6 +2,7 @@
 //! user space before loading; those here are the defaults.
 
 use aya_ebpf::{
+    bindings::BPF_NOEXIST,
     btf_maps::{Array, HashMap, LpmTrie, LruHashMap},
     macros::btf_map,
 };
@@ -10,7 +11,8 @@ use probe_common::{
     lost, once,
     owner::{self, Name},
     packet::{Flow, Protocol, Traffic},
-    series::{CORE_REASONS, DropKey, ResetKey, Row, SeriesKey},
+    series::{self, CORE_REASONS, DropKey, ResetKey, Row, SeriesKey},
+    sock::ListenerKey,
 };
 
 const MMAPABLE: usize = aya_ebpf::bindings::BPF_F_MMAPABLE as usize;
@@ -73,6 +75,23 @@ pub static VISITED: Array<u64, 1, 0> = Array::new();
 #[btf_map]
 pub static LISTENERS: HashMap<u64, u8, 4096, NO_PREALLOC> = HashMap::new();
 
+/// What listeners that have closed had dropped (`sk_drops`), by where they
+/// listened. Written when one closes, read by the collector. Full: counted; those
+/// drops are nobody's.
+#[btf_map]
+pub static LISTENER_DROPS: HashMap<ListenerKey, u64, 1024, NO_PREALLOC> = HashMap::new();
+
+/// Ports of the configured services, which get a row in any case. Written by the
+/// collector at the start.
+#[btf_map]
+pub static NAMED_PORTS: HashMap<u32, u8, { series::NAMED_PORTS }, NO_PREALLOC> = HashMap::new();
+
+/// Rows of connections that the kernel is about to reset since data came that
+/// nobody can read, by socket: the entry goes before the reset is sent. Least
+/// recently used ones give way: that reset has no side.
+#[btf_map]
+pub static REFUSED: LruHashMap<u64, u32, 1024, 0> = LruHashMap::new();
+
 /// When the first SYN-ACK of a handshake was sent, in microseconds, for those
 /// whose SYN-ACK was sent again. Least recently used ones give way: the time
 /// of that handshake is then lost and counted.
@@ -88,7 +107,8 @@ pub static PEERS: LpmTrie<[u8; 16], u32, 4096> = LpmTrie::new();
 #[btf_map]
 pub static GROUPS: LpmTrie<[u8; 16], u32, 255> = LpmTrie::new();
 
-/// Resets by row, direction and reason. Full: the reset is lost and counted.
+/// Resets by row, direction and reason. Full: the reset is counted as lost, and
+/// counts in the overflow row, without its reason.
 #[btf_map]
 pub static RESETS: HashMap<ResetKey, u64, 4096, NO_PREALLOC> = HashMap::new();
 
@@ -130,6 +150,20 @@ pub static FLOW_COUNT: Array<u64, 1, 0> = Array::new();
 /// Traffic that found no place in `FLOWS`.
 #[btf_map]
 pub static OVERFLOW: Array<Traffic, 1, 0> = Array::new();
+
+/// The value of a key in a map of counters, whose entries are never removed; made
+/// if it is not there. `None` where the map is full.
+#[inline(always)]
+pub fn counter<K, const N: usize>(
+    map: &HashMap<K, u64, N, NO_PREALLOC>,
+    key: &K,
+) -> Option<*mut u64> {
+    map.get_ptr_mut(key).or_else(|| {
+        // Somebody else may insert it first; then that entry is found.
+        let _ = map.insert(key, &0, u64::from(BPF_NOEXIST));
+        map.get_ptr_mut(key)
+    })
+}
 
 /// Key of `SYNACKS`.
 #[repr(C)]

@@ -44,6 +44,12 @@ fn mark(hook: Hook, event: u64) -> Option<(u64, *mut u64)> {
     Some((hash & !(SEEN_BY | CALLED), place))
 }
 
+/// A mark, and the place for it; null where there is none. (The verifier follows
+/// a pointer that lies on the stack, and not always a flag beside it.)
+type Taken = (u64, *mut u64);
+
+const NOTHING: Taken = (0, core::ptr::null_mut());
+
 /// The program takes an event; `this` holds the program. Returns what to hand to
 /// [`done`].
 ///
@@ -57,26 +63,28 @@ pub fn takes(
     event: impl FnOnce() -> Option<u64>,
     ctx: &impl EbpfContext,
     this: &ProgramArray<1>,
-) -> Option<(u64, *mut u64)> {
+) -> Taken {
     if global!(CONFIG.preempts) == 0 {
-        return None;
+        return NOTHING;
     }
     if global!(CONFIG.preempts) > 1 {
         // SAFETY: nothing here needs to be dropped.
         unsafe { this.tail_call(ctx, 0) };
     }
-    let (mark, place) = mark(hook, event()?)?;
+    let Some((mark, place)) = event().and_then(|event| mark(hook, event)) else {
+        return NOTHING;
+    };
     // SAFETY: an element of the map; words are read and written whole.
     let known = unsafe { place.read_volatile() };
     let is_called = known & !SEEN_BY == mark | CALLED;
     let seen_by = if is_called { known & SEEN_BY } else { 1 };
-    Some((mark | seen_by, place))
+    (mark | seen_by, place)
 }
 
 /// The program is done with the event: only now, as it may have stood still.
 #[inline(always)]
-pub fn done(taken: Option<(u64, *mut u64)>) {
-    if let Some((mark, place)) = taken {
+pub fn done((mark, place): Taken) {
+    if !place.is_null() {
         // SAFETY: an element of the map; words are written whole.
         unsafe { place.write_volatile(mark) };
     }

@@ -21,7 +21,7 @@ use crate::{
     globals::global,
     kernel::sock::{Address, Sock, TcpSock},
     lost,
-    maps::{GROUPS, NEXT_ROW, OWNER_OF, PEERS, RESETS, ROW_OF, ROWS, STATUS},
+    maps::{self, GROUPS, NAMED_PORTS, NEXT_ROW, OWNER_OF, PEERS, RESETS, ROW_OF, ROWS, STATUS},
 };
 
 /// The shard that this CPU writes to.
@@ -208,7 +208,7 @@ pub fn row_of(
 /// the entry taken and uses it; its number is left for the next key.
 #[inline(never)]
 fn new_row(key: &SeriesKey, hook: Hook) -> u32 {
-    if let Some(row) = free_row() {
+    if let Some(row) = free_row(key) {
         if ROW_OF.insert(key, &row, u64::from(BPF_NOEXIST)).is_ok() {
             return row;
         }
@@ -225,9 +225,26 @@ fn new_row(key: &SeriesKey, hook: Hook) -> u32 {
     OVERFLOW_ROW
 }
 
-/// The number of a row that nobody has.
+/// Whether a key gets a row in any case: those of services that listen here, or
+/// that have a name. Half of the rows are kept for these, or a program that talks
+/// to one port after the other would leave none.
 #[inline(always)]
-fn free_row() -> Option<u32> {
+fn is_named(key: &SeriesKey) -> bool {
+    key.side == Side::Server as u8
+        || key.port == 0
+        // SAFETY: the entry is only read.
+        || unsafe { NAMED_PORTS.get(&u32::from(key.port)) }.is_some()
+}
+
+/// The number of a row that nobody has and that `key` may have.
+#[inline(always)]
+fn free_row(key: &SeriesKey) -> Option<u32> {
+    let next = NEXT_ROW.get_ptr_mut(0)?;
+    // SAFETY: an element of the map.
+    let taken = unsafe { next.read_volatile() };
+    if taken > u64::from(global!(CONFIG.rows) / 2) && !is_named(key) {
+        return None;
+    }
     let spare = STATUS.get_ptr_mut(STATUS_SPARE_ROW)?;
     // SAFETY: an element of the map.
     let row = unsafe { spare.read_volatile() };
@@ -235,7 +252,6 @@ fn free_row() -> Option<u32> {
     if row != 0 && unsafe { atomic::compare_exchange(spare, row, 0) } == row {
         return Some(row as u32);
     }
-    let next = NEXT_ROW.get_ptr_mut(0)?;
     // SAFETY: likewise.
     let row = unsafe { atomic::fetch_add(next, 1) };
     (row < u64::from(global!(CONFIG.rows))).then_some(row as u32)
@@ -294,14 +310,13 @@ pub fn reset(row: u32, direction: Direction, reason: Option<u32>, hook: Hook) {
         direction: direction as u32,
         reason: reason.unwrap_or(REASON_UNAVAILABLE),
     };
-    let counter = RESETS.get_ptr_mut(&key).or_else(|| {
-        // Somebody else may insert it first; then that entry is found.
-        let _ = RESETS.insert(&key, &0, u64::from(BPF_NOEXIST));
-        RESETS.get_ptr_mut(&key)
+    let counter = maps::counter(&RESETS, &key).or_else(|| {
+        lost::count(hook, Cause::MapFull);
+        // The collector has made this one at the start.
+        RESETS.get_ptr_mut(&ResetKey::overflow(direction as u32))
     });
-    match counter {
+    if let Some(counter) = counter {
         // SAFETY: a map value; entries of this map are never removed.
-        Some(counter) => unsafe { atomic::add(counter, 1) },
-        None => lost::count(hook, Cause::MapFull),
+        unsafe { atomic::add(counter, 1) };
     }
 }

@@ -158,6 +158,10 @@ pub fn arrived(conn: &mut Conn, tp: TcpSock, skb: Skb, payload: u32) {
 /// It is not TLS, or its records can be followed no more.
 #[inline(always)]
 fn give_up(conn: &mut Conn) {
+    // A client that is waiting to send needs no more of them.
+    if conn.tls == ANSWERED && conn.side == Side::Client as u32 {
+        return;
+    }
     if conn.tls != UNKNOWN {
         lost::count(Hook::TcpProbe, Cause::Parse);
     }

@@ -58,14 +58,14 @@ fn answered(conn: &mut Conn, now_ns: u64) {
     }
 }
 
-/// A segment arrived; `has_news` says whether with data that had not come yet.
+/// A segment arrived; `can_be_read` says whether with data for the program.
 #[inline(always)]
-pub fn arrived(conn: &mut Conn, tp: TcpSock, has_news: bool) {
+pub fn arrived(conn: &mut Conn, tp: TcpSock, can_be_read: bool) {
     let sends = global!(CONFIG.sends);
     if sends == SENDS_AFTER {
         sending(conn, tp);
     }
-    if has_news && sends != SENDS_UNSEEN {
+    if can_be_read && sends != SENDS_UNSEEN {
         if is(conn, Side::Server) {
             conn.turn_ns = conn::now_ns();
         } else if is(conn, Side::Client) && conn.turn_ns != 0 {

@@ -348,7 +348,7 @@ pub fn host(
 ) -> anyhow::Result<Loaded> {
     let result = attach_all(btf, globals, noop, &before);
     match result {
-        Err(error) if globals.kfuncs.reads_payload() => {
+        Err(error) if globals.kfuncs.reads_payload() && !is_forbidden(&error) => {
             // Some kernels have a function and keep it from tracing programs.
             tracing::warn!("trying without {}: {error:#}", kfunc::DYNPTR_FROM_SKB.name);
             let mut plain = globals.clone();
@@ -358,6 +358,17 @@ pub fn host(
         }
         result => result,
     }
+}
+
+/// Whether this user may not load programs at all: what the verifier refuses is
+/// `EACCES`.
+fn is_forbidden(error: &anyhow::Error) -> bool {
+    let causes = || {
+        error
+            .chain()
+            .filter_map(|cause| cause.downcast_ref::<io::Error>())
+    };
+    causes().any(|cause| cause.raw_os_error() == Some(libc::EPERM))
 }
 
 fn attach_all(

@@ -34,6 +34,10 @@ pub struct Snapshot {
     pub resets: Vec<Reset>,
     /// Listeners by service.
     pub listeners: Vec<Listener>,
+    /// Connections and requests that were dropped since the accept queue was full
+    /// (`ListenOverflows`), of all listeners: the kernel does not tell of which.
+    #[serde(default)]
+    pub listen_overflows: u64,
     /// Packets that the kernel dropped.
     pub drops: Vec<Drop>,
     /// Interfaces with an XDP program.
@@ -108,7 +112,8 @@ pub struct TcpSeries {
     pub syn_cookies: u64,
     /// TLS handshakes that were not completed, by reason (all reasons present).
     pub tls_failures: BTreeMap<String, u64>,
-    /// RTT samples during the life of the connections.
+    /// RTT samples during the life of the connections: each one in ESTABLISHED,
+    /// after that the newest at each visit and at the end.
     pub rtt: Histogram,
     /// First SYN or SYN-ACK to ESTABLISHED.
     pub handshake: Histogram,
@@ -215,7 +220,8 @@ pub struct Listener {
     pub accept_queue_limit: u64,
     /// Sum of [`TcpSeries::accept_queue`] over all peers.
     pub accept_queue: Histogram,
-    /// The listening sockets, at most 100; those that look alike are one.
+    /// The listening sockets, at most 100; those that look alike are one, their
+    /// queues added up.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sockets: Vec<ListenSocket>,
 }
@@ -239,6 +245,18 @@ pub struct ListenSocket {
     /// As [`Connection::cgroup`].
     #[serde(default)]
     pub cgroup: Option<String>,
+    /// As [`Listener::syn_queue_length`], of this socket.
+    #[serde(default)]
+    pub syn_queue_length: u64,
+    /// As [`Listener::syn_queue_limit`].
+    #[serde(default)]
+    pub syn_queue_limit: u64,
+    /// As [`Listener::accept_queue_length`].
+    #[serde(default)]
+    pub accept_queue_length: u64,
+    /// As [`Listener::accept_queue_limit`].
+    #[serde(default)]
+    pub accept_queue_limit: u64,
 }
 
 /// Packets that the kernel dropped for one reason.
@@ -354,7 +372,8 @@ pub struct Connection {
     pub retransmits: u64,
 }
 
-/// Events that are missing from the numbers, or lost their labels.
+/// Events that are missing from the numbers or lost their labels; with the cause
+/// `recursion` at most so many.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Lost {
     /// The hook.

@@ -200,15 +200,22 @@ fn a_full_accept_queue_shows_as_the_kernel_counts_it() {
     let waiting: Vec<_> = (Pair::SERVERS.iter())
         .flat_map(|address| refuse::waiting(&pair.client, SocketAddr::new(*address, 8080), 30, 2))
         .collect();
-    let drops = || (&pair.counters() - &before).get("TcpExt.ListenDrops");
+    let counted = |name: &str| (&pair.counters() - &before).get(name);
+    let drops = || counted("TcpExt.ListenDrops");
     poll::until("connections are dropped", || (drops() >= 60).then_some(()));
     // The listeners are visited now and then, less often where that costs more.
     let agree = |when: &str| {
         poll::until(when, || {
             let snapshot = daemon.snapshot();
             let sum: u64 = snapshot.listeners.iter().map(|one| one.drops).sum();
-            println!("{when}: {sum} of {}", drops());
-            (i64::try_from(sum) == Ok(drops())).then_some(snapshot)
+            let overflows = counted("TcpExt.ListenOverflows");
+            println!(
+                "{when}: {sum} of {}, {} of {overflows} since the queue was full",
+                drops(),
+                snapshot.listen_overflows
+            );
+            let numbers = [sum, snapshot.listen_overflows].map(i64::try_from);
+            (numbers == [Ok(drops()), Ok(overflows)]).then_some(snapshot)
         })
     };
     let snapshot = agree("while they listen");
@@ -224,9 +231,41 @@ fn a_full_accept_queue_shows_as_the_kernel_counts_it() {
     assert!(waiting_there >= 6, "the queues are not full");
     assert_eq!(full.accept_queue_length, waiting_there);
     assert_eq!(full.accept_queue_limit, 4);
+    // Each socket by itself, as `ss` lists them.
+    for socket in &full.sockets {
+        let line = listed.lines().find(|line| line.contains(&socket.local));
+        let line = line.unwrap_or_else(|| panic!("{} is not in the list", socket.local));
+        let column = |n| {
+            line.split_whitespace()
+                .nth(n)
+                .and_then(|text| text.parse().ok())
+        };
+        assert_eq!(column(1), Some(socket.accept_queue_length), "{line}");
+        assert_eq!(column(2), Some(socket.accept_queue_limit), "{line}");
+    }
+    assert_eq!(full.sockets.len(), 2, "one for each family");
     drop(waiting);
     agree("when the clients are gone");
+    // What is dropped between the last visit and the end of the listeners is theirs.
+    let of_port = |snapshot: &Snapshot| {
+        let found = snapshot.listeners.iter().find(|one| one.svc == "8080");
+        found.map_or(0, |one| one.drops)
+    };
+    let last = of_port(&agree("before the last connections"));
+    let dropped = drops();
+    let more: Vec<_> = (Pair::SERVERS.iter())
+        .flat_map(|address| refuse::waiting(&pair.client, SocketAddr::new(*address, 8080), 5, 2))
+        .collect();
+    poll::until("more are dropped", || {
+        (drops() >= dropped + 4).then_some(())
+    });
     drop(queues);
-    agree("when the listeners are gone");
+    drop(more);
+    let snapshot = agree("when the listeners are gone");
+    assert!(
+        of_port(&snapshot) >= last + 4,
+        "{} of the service after {last}",
+        of_port(&snapshot)
+    );
     daemon.stop();
 }

@@ -2,7 +2,10 @@
 //! apart: what finds no place is counted as lost with its labels, and the sums
 //! stay exact.
 
-use std::net::SocketAddr;
+use std::{
+    net::{SocketAddr, TcpStream},
+    time::Duration,
+};
 
 use probe_tests::{
     daemon::Daemon,
@@ -141,4 +144,72 @@ fn more_services_than_rows_leave_the_sums_exact() {
     table.check();
     daemon.stop();
     server.stop();
+}
+
+#[test]
+fn clients_of_many_ports_leave_rows_for_services() {
+    let Some(_turn) = skip::turn("clients_of_many_ports_leave_rows_for_services") else {
+        return;
+    };
+    const ROWS: usize = 40;
+    const NAMED: u16 = 7000;
+    let pair = Pair::new();
+    let daemon = Daemon::configured(
+        &pair.both(),
+        &format!("[[service]]\nname = \"named\"\nports = [{NAMED}]\n"),
+        &["--rows", &ROWS.to_string()],
+    );
+    let connect = |port: u16| {
+        for address in on_port(&Pair::SERVERS, port) {
+            let connected = pair
+                .client
+                .run(|| TcpStream::connect_timeout(&address, Duration::from_secs(10)));
+            let error = connected.expect_err("nobody listens there");
+            assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
+        }
+    };
+    (6000..6100).for_each(connect);
+    connect(NAMED);
+    let targets = on_port(&Pair::SERVERS, PORT);
+    let server = Server::start(&pair.server, &targets, &[]);
+    let clients = Clients {
+        connections: 20,
+        threads: 2,
+        targets,
+    };
+    clients.run(&pair.client);
+    load::quiet(&pair.both(), 0);
+
+    let snapshot = daemon.snapshot();
+    let of = |side: &str, svc: &str| -> Vec<&TcpSeries> {
+        let fits = |one: &&TcpSeries| one.labels.side == side && one.labels.svc == svc;
+        snapshot.tcp.iter().filter(fits).collect()
+    };
+    let refused = |series: &[&TcpSeries]| -> u64 {
+        (series.iter().map(|one| one.connect_failures["refused"])).sum()
+    };
+    assert_eq!(refused(&of("client", "named")), 2, "it has a name");
+    assert_eq!(
+        refused(&of("unknown", "other")),
+        200 - refused(&unnamed(&snapshot))
+    );
+    let server_side = of("server", &PORT.to_string());
+    let opened: u64 = server_side.iter().map(|one| one.opened).sum();
+    assert_eq!(opened, 20, "it listens here");
+    // Half of the rows, less those of resets from closed ports.
+    let rows = unnamed(&snapshot).len();
+    assert!((ROWS / 2 - 2..=ROWS / 2).contains(&rows), "{rows} rows");
+    assert!(
+        lost(&snapshot, "map_full") > 0,
+        "what lost its labels is counted"
+    );
+    daemon.stop();
+    server.stop();
+}
+
+/// The series of clients whose service has no name.
+fn unnamed(snapshot: &Snapshot) -> Vec<&TcpSeries> {
+    let fits =
+        |one: &&TcpSeries| one.labels.side == "client" && one.labels.svc.parse::<u16>().is_ok();
+    snapshot.tcp.iter().filter(fits).collect()
 }

@@ -1,6 +1,9 @@
 //! XDP on a device of the test's own, frame by frame.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
 
 use probe_tests::{
     daemon::Daemon,
@@ -206,11 +209,11 @@ fn more_flows_than_entries_leave_the_sums_exact() {
     const ENTRIES: u64 = 1_000;
     const FLOWS: u32 = 20_000;
     let pair = Pair::new();
-    let folder = tempfile::tempdir().expect("a folder");
-    let config = folder.path().join("config.toml");
-    std::fs::write(&config, format!("[packets]\nflows = {ENTRIES}\n")).expect("a file");
-    let config = config.to_str().expect("a path of plain letters");
-    let daemon = Daemon::start_inside(&pair.server, &["--config", config, "--interface", DEVICE]);
+    let daemon = Daemon::configured(
+        &[&pair.server],
+        &format!("[packets]\nflows = {ENTRIES}\n"),
+        &["--interface", DEVICE],
+    );
     let (before, first) = at_rest(&pair.server, &daemon);
     let start = ours(device(&first));
     let mode = device(&first).xdp_mode.clone();
@@ -255,7 +258,7 @@ fn more_flows_than_entries_leave_the_sums_exact() {
         seen.flow_bytes,
         end.bytes as i64,
     );
-    table.at_most("entries", seen.flows, ENTRIES as i64);
+    table.equal("entries", seen.flows, ENTRIES as i64);
     // What does not fit is in the overflow, not lost, and it says so.
     table.at_most(
         "flows without an entry",
@@ -263,5 +266,63 @@ fn more_flows_than_entries_leave_the_sums_exact() {
         seen.overflow_packets as i64,
     );
     table.check();
+    daemon.stop();
+}
+
+#[test]
+fn flows_are_told_apart_by_addresses_and_ports() {
+    let Some(_turn) = skip::turn("flows_are_told_apart_by_addresses_and_ports") else {
+        return;
+    };
+    let pair = Pair::new();
+    // Both ends have a device of this name: each counts by itself.
+    let daemon = Daemon::start(&pair.both(), &["--interface", DEVICE]);
+    let at = |netns: &Netns| format!("{}/{DEVICE}", netns.name());
+    let mut wanted = BTreeMap::new();
+    pair.client.run(|| {
+        let wire = Wire::open(DEVICE).expect("the device");
+        for (number, server) in (0..10).flat_map(|n| Pair::SERVERS.map(|server| (n, server))) {
+            let (from, to) = (sender(server, number), SocketAddr::new(server, 9));
+            let packet = frame::udp(from, to, frame::TTL, &[7; 100]);
+            for vlans in [&[][..], &[100], &[100, 200]] {
+                let frame = frame::ethernet(CLIENT_MAC, SERVER_MAC, vlans, &packet);
+                wire.send(&frame).expect("a frame leaves");
+                let flow = wanted.entry((from.to_string(), to.to_string()));
+                let sum: &mut Received = flow.or_insert(Received {
+                    packets: 0,
+                    bytes: 0,
+                });
+                sum.packets += 1;
+                sum.bytes += frame.len() as u64;
+            }
+        }
+    });
+    let mine = || {
+        let snapshot = daemon.snapshot();
+        let device = snapshot
+            .devices
+            .iter()
+            .find(|one| one.device == at(&pair.server));
+        let flows = &device.expect("the device of the server").top_flows;
+        let udp = flows.iter().filter(|flow| flow.protocol == "udp");
+        udp.map(|flow| {
+            let received = Received {
+                packets: flow.packets,
+                bytes: flow.bytes,
+            };
+            ((flow.source.clone(), flow.destination.clone()), received)
+        })
+        .collect::<BTreeMap<_, _>>()
+    };
+    let sum = |flows: &BTreeMap<_, Received>| flows.values().map(|one| one.packets).sum::<u64>();
+    let found = poll::until("all frames arrived", || {
+        Some(mine()).filter(|found| sum(found) >= sum(&wanted))
+    });
+    assert_eq!(found, wanted);
+    let names: Vec<String> = (daemon.snapshot().devices.into_iter())
+        .map(|one| one.device)
+        .collect();
+    assert_eq!(names.len(), 2, "{names:?}");
+    assert!(names.contains(&at(&pair.client)), "{names:?}");
     daemon.stop();
 }

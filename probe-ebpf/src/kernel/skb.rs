@@ -162,6 +162,16 @@ impl Skb {
         }
     }
 
+    /// Destination address of the IP header.
+    #[inline(always)]
+    pub fn destination(self) -> Option<Address> {
+        match self.ethertype() {
+            ETH_P_IP => Some(mapped(self.network(16)?)),
+            ETH_P_IPV6 => self.network(24),
+            _ => None,
+        }
+    }
+
     /// Whether the TCP header has the RST flag.
     #[inline(always)]
     pub fn is_reset(self) -> bool {

@@ -7,7 +7,7 @@ use aya_ebpf::helpers::{
     generated::{bpf_jiffies64, bpf_skc_to_tcp_request_sock, bpf_skc_to_tcp_sock},
 };
 
-use probe_common::layout::ABSENT;
+use probe_common::{conn::COOKIE_JIFFIES, layout::ABSENT};
 
 use super::{cgroup::Cgroup, load};
 use crate::globals::{LAYOUT, global};
@@ -19,6 +19,8 @@ pub const IPPROTO_MPTCP: u16 = 262;
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
 const SOCK_DONE: u64 = 1 << 1;
+/// Nothing is read any more.
+const RCV_SHUTDOWN: u8 = 1;
 
 /// States of a TCP socket (`include/net/tcp_states.h`).
 pub mod state {
@@ -231,6 +233,11 @@ impl TcpSock {
         total_retrans: total_retrans as u32;
         /// Segments received.
         segs_in: segs_in as u32;
+        /// Segments received with payload.
+        data_segs_in: data_segs_in as u32;
+        /// Negative where the socket is not to stay in FIN_WAIT2.
+        linger2: linger2 as i32;
+        shut_down: sk_shutdown as u8;
         /// Segments sent.
         segs_out: segs_out as u32;
         /// Duplicate segments that the peer reported.
@@ -250,8 +257,8 @@ impl TcpSock {
         last_sent_ns: tcp_wstamp_ns as u64;
         /// End of the data written, a sequence number.
         write_seq: write_seq as u32;
-        /// Of a listener: when its SYN queue overflowed, in jiffies, or 0. One
-        /// that shares its port keeps that with its group.
+        /// Of a listener: when its SYN queue last overflowed, in jiffies, or 0.
+        /// One that shares its port keeps that with its group.
         syn_queue_overflow: ts_recent_stamp as u32;
         /// Next sequence number to send.
         snd_nxt: snd_nxt as u32;
@@ -296,6 +303,15 @@ impl TcpSock {
         expires.wrapping_sub(now).cast_signed() <= 0
     }
 
+    /// Whether the listener's SYN queue has overflowed in the last few minutes.
+    #[inline(always)]
+    pub fn overflowed_lately(self) -> bool {
+        let stamp = self.syn_queue_overflow();
+        // SAFETY: the helper takes no arguments.
+        let now = unsafe { bpf_jiffies64() } as u32;
+        stamp != 0 && now.wrapping_sub(stamp) <= COOKIE_JIFFIES
+    }
+
     /// Whether the listener shares its port with others.
     #[inline(always)]
     pub fn shares_port(self) -> bool {
@@ -333,9 +349,21 @@ impl TcpSock {
     /// Payload bytes received in order.
     #[inline(always)]
     pub fn received(self) -> u64 {
+        self.bytes_received()
+            .saturating_sub(u64::from(self.has_fin()))
+    }
+
+    /// Whether the peer's FIN has come.
+    #[inline(always)]
+    fn has_fin(self) -> bool {
         // SAFETY: a BTF-typed pointer; see `load`.
         let flags: u64 = unsafe { load(self.0, global!(LAYOUT.skc_flags)) };
-        self.bytes_received()
-            .saturating_sub(u64::from(flags & SOCK_DONE != 0))
+        flags & SOCK_DONE != 0
+    }
+
+    /// Whether nobody can read what the peer still sends.
+    #[inline(always)]
+    pub fn is_deaf(self) -> bool {
+        self.shut_down() & RCV_SHUTDOWN != 0 && !self.has_fin()
     }
 }

@@ -2,7 +2,6 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::bindings::BPF_NOEXIST;
 use probe_common::{
     lost::{Cause, Hook},
     packet::Protocol,
@@ -19,7 +18,7 @@ use crate::{
         watched,
     },
     lost,
-    maps::{CORE_DROPS, DROPS},
+    maps::{self, CORE_DROPS, DROPS},
     once::copies,
     series::{RowRef, owner, row_of, shard},
 };
@@ -78,11 +77,7 @@ fn count(reason: u32, protocol: Protocol) {
             reason,
             protocol: protocol as u32,
         };
-        DROPS.get_ptr_mut(&key).or_else(|| {
-            // Somebody else may insert it first; then that entry is found.
-            let _ = DROPS.insert(&key, &0, u64::from(BPF_NOEXIST));
-            DROPS.get_ptr_mut(&key)
-        })
+        maps::counter(&DROPS, &key)
     };
     match counter {
         // SAFETY: a map value; entries of these maps are never removed.
@@ -102,7 +97,7 @@ fn half_open_reset(skb: Skb, listener: Sock) {
     let row = row_of(
         Side::Server,
         listener.local_port(),
-        listener.local(),
+        skb.destination().unwrap_or_default(),
         skb.source().unwrap_or_default(),
         owner(listener),
         netns,

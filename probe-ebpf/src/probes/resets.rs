@@ -16,6 +16,7 @@ use crate::{
         sock::{Address, Sock, state},
         watched,
     },
+    maps::REFUSED,
     once::{self, copies},
     series::{Direction, owner, reset, row_of, row_of_sock, row_of_tcp},
 };
@@ -76,7 +77,8 @@ fn sends(ctx: *const c_void) {
     let row = match sk {
         None => row_of(Side::None, 0, [0; 2], peer_of_segment(), 0, netns, HOOK),
         Some(sk) if sk.state() == state::LISTEN => {
-            let (port, address) = (sk.local_port(), sk.local());
+            let port = sk.local_port();
+            let address = skb.and_then(Skb::destination).unwrap_or_default();
             let peer = peer_of_segment();
             row_of(Side::Server, port, address, peer, owner(sk), netns, HOOK)
         }
@@ -90,10 +92,21 @@ fn receives(ctx: *const c_void) {
     const HOOK: Hook = Hook::TcpReceiveReset;
     if let Some(sk) = Sock::new(arg(ctx, 0) as *const c_void)
         && watched(sk.netns())
+        && !is_own(sk)
     {
         let row = row_of_connection(sk, sk.netns(), HOOK);
         // The kernel does not tell why the peer sent it.
         reset(row, Direction::Received, None, HOOK);
+    }
+}
+
+/// Whether no reset has come, though the kernel handles the connection as if one
+/// had.
+#[inline(always)]
+fn is_own(sk: Sock) -> bool {
+    match (conn::get(sk), sk.tcp()) {
+        (Some(conn), Some(tp)) => conn::is_refused(conn, tp, sk.state()),
+        _ => false,
     }
 }
 
@@ -108,6 +121,11 @@ fn row_of_connection(sk: Sock, netns: u32, hook: Hook) -> u32 {
         None if sk.state() == state::SYN_SENT => Side::Client,
         // One that closes while the peer still sends is gone already.
         None => match sk.tcp() {
+            // SAFETY: the value is copied at once.
+            _ if let Some(&row) = unsafe { REFUSED.get(&sk.id()) } => {
+                let _ = REFUSED.remove(&sk.id());
+                return row;
+            }
             Some(tp) if conn::is_listening(tp) => return row_of_tcp(tp, Side::Server, hook),
             _ => Side::Unknown,
         },

@@ -6,7 +6,7 @@ use core::ffi::c_void;
 
 use aya_ebpf::{EbpfContext, macros::btf_tracepoint, programs::BtfTracePointContext};
 use probe_common::{
-    conn::{CLOSED, CONNECTING, Conn},
+    conn::{CLOSED, CONNECTING, Conn, OPEN},
     lost::Hook,
     series::Side,
     tls,
@@ -84,8 +84,11 @@ fn segment(conn: &mut Conn, tp: TcpSock, skb: Skb) {
     let payload = skb.payload();
     // A segment that comes again is neither a request nor an answer, nor is a
     // keepalive with a byte of what has been acknowledged.
-    let has_news = payload != 0 && skb.end_seq().wrapping_sub(tp.rcv_nxt()).cast_signed() > 0;
-    turns::arrived(conn, tp, has_news);
+    let expected = tp.rcv_nxt();
+    let has_news = payload != 0 && skb.end_seq().wrapping_sub(expected).cast_signed() > 0;
+    // What comes before its turn waits in the kernel.
+    let can_be_read = has_news && skb.seq().wrapping_sub(expected).cast_signed() <= 0;
+    turns::arrived(conn, tp, can_be_read);
     if has_news && global!(CONFIG.payload) != 0 && conn.tls != tls::DONE {
         crate::tls::arrived(conn, tp, skb, payload);
     }
@@ -104,6 +107,9 @@ fn reads(ctx: *const c_void) {
     if let Some((conn, tp)) = in_use(arg(ctx, 0) as *const c_void) {
         turns::used(conn);
         conn::observe_window(conn, tp);
+        if conn.flags & OPEN == 0 {
+            conn.data_segs = tp.data_segs_in();
+        }
     }
 }
 

@@ -115,6 +115,9 @@ fn connection(seq: *mut c_void, tp: TcpSock, netns: u32, state: u8) {
         conn::observe_rtt(conn, tp);
     }
     if let Some(row) = RowRef::get(conn.row) {
+        if state != state::ESTABLISHED {
+            conn::observe_newest_rtt(conn, tp, row);
+        }
         if !matches!(state, state::ESTABLISHED | state::CLOSE_WAIT) {
             conn::no_longer_open(conn, row);
         }

@@ -10,10 +10,11 @@ use probe_common::{
     conn::{CLOSED, Conn, OPEN, STATUS_COMPLETE},
     lost::{Cause, Hook},
     series::{Closed, Failed, Kind, Retransmit, Side},
+    sock::ListenerKey,
 };
 
 use crate::{
-    conn,
+    atomic, conn,
     globals::global,
     kernel::{
         arg,
@@ -21,6 +22,7 @@ use crate::{
         watched,
     },
     lost,
+    maps::{self, LISTENER_DROPS, REFUSED},
     once::{self, copies},
     series::{RowRef, row_of_tcp},
     tls, turns,
@@ -70,7 +72,8 @@ fn tells(old: u8, new: u8) -> bool {
         // A child; both ends sending a SYN at once stays the client's.
         state::SYN_RECV => old == state::LISTEN,
         state::ESTABLISHED => old != state::LISTEN,
-        state::CLOSE => !matches!(old, state::LISTEN | state::CLOSE),
+        // Of a listener its drops.
+        state::CLOSE => old != state::CLOSE,
         // From here on it does not count as open.
         state::LAST_ACK => old == state::CLOSE_WAIT,
         _ => old == state::ESTABLISHED,
@@ -114,6 +117,9 @@ fn changes(ctx: *const c_void) {
 
 #[inline(always)]
 fn moved(tp: TcpSock, old: u8, new: u8) {
+    if old == state::LISTEN {
+        return listens_no_more(tp);
+    }
     let fallback = match old {
         state::SYN_SENT => Side::Client,
         _ => Side::Server,
@@ -146,6 +152,26 @@ fn moved(tp: TcpSock, old: u8, new: u8) {
                 leaves_established(conn, tp, new);
             }
         }
+    }
+}
+
+/// A listener closes: what it dropped since it was last visited is kept.
+#[inline(always)]
+fn listens_no_more(tp: TcpSock) {
+    let drops = u64::from(tp.drops());
+    if drops == 0 {
+        return;
+    }
+    let sk = tp.sock();
+    let key = ListenerKey {
+        address: sk.local(),
+        netns: sk.netns(),
+        port: tp.local_port().into(),
+    };
+    match maps::counter(&LISTENER_DROPS, &key) {
+        // SAFETY: a map value; entries of this map are never removed.
+        Some(sum) => unsafe { atomic::add(sum, drops) },
+        None => lost::count(HOOK, Cause::MapFull),
     }
 }
 
@@ -233,6 +259,7 @@ fn leaves_established(conn: &mut Conn, tp: TcpSock, new: u8) {
     {
         conn::no_longer_open(conn, row);
     }
+    conn.data_segs = tp.data_segs_in();
 }
 
 /// Whether the end of a connection in state `old` is one without a FIN of ours.
@@ -242,8 +269,11 @@ fn is_abort(old: u8) -> bool {
 }
 
 #[inline(always)]
-fn how(tp: TcpSock, old: u8) -> Closed {
+fn how(tp: TcpSock, old: u8, is_refused: bool) -> Closed {
     match (tp.err(), old) {
+        (0 | ECONNRESET, _) if is_refused => Closed::ResetSent,
+        // It was to end at once (`TCP_LINGER2`).
+        (0, state::FIN_WAIT2) if tp.linger2() < 0 && !tp.sock().has_user() => Closed::ResetSent,
         (ECONNRESET | EPIPE, _) => Closed::ResetReceived,
         (ETIMEDOUT | EHOSTUNREACH | ENETUNREACH, _) => Closed::Timeout,
         (0, _) if is_abort(old) => Closed::ResetSent,
@@ -254,8 +284,8 @@ fn how(tp: TcpSock, old: u8) -> Closed {
 
 /// Counts an end by how it came.
 #[inline(always)]
-fn ended(tp: TcpSock, old: u8, row: RowRef) {
-    row.closed(how(tp, old));
+fn ended(how: Closed, old: u8, row: RowRef) {
+    row.closed(how);
     if is_abort(old) {
         row.aborted(1);
     }
@@ -268,17 +298,23 @@ fn closed(conn: &mut Conn, tp: TcpSock, old: u8) {
     if conn.flags & OPEN != 0 && tp.sock().has_user() {
         turns::used(conn);
     }
+    let is_refused = conn::is_refused(conn, tp, old);
+    if is_refused {
+        // The entry may be gone when the reset is sent.
+        let _ = REFUSED.insert(&tp.sock().id(), &conn.row, 0);
+    }
+    let how = how(tp, old, is_refused);
     if let Some(row) = RowRef::get(conn.row) {
-        conn::observe_last_rtt(conn, tp, row);
+        conn::observe_newest_rtt(conn, tp, row);
         conn::no_longer_open(conn, row);
         conn::flush(conn, tp, old, row);
         conn::flush_retransmits(conn, tp, Retransmit::Other, row);
         if conn.since_ns != 0 {
             row.observe(Kind::Duration, conn::now_ns().saturating_sub(conn.since_ns));
         }
-        ended(tp, old, row);
+        ended(how, old, row);
     }
-    tls::closed(conn, how(tp, old));
+    tls::closed(conn, how);
     conn.flags = CLOSED;
 }
 
@@ -290,7 +326,7 @@ fn closed_unknown(tp: TcpSock, old: u8) {
     let Some(row) = RowRef::get(number) else {
         return;
     };
-    ended(tp, old, row);
+    ended(how(tp, old, false), old, row);
     if !conn::overflowed() && conn::status(STATUS_COMPLETE) {
         // All of its events were skipped: it has not been counted as opened.
         lost::count(HOOK, Cause::Limit);

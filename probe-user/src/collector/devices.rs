@@ -101,55 +101,83 @@ impl Device {
     }
 }
 
-/// Attaches the program to the interfaces of the configuration.
+/// An interface of the configuration, and where it is.
+#[derive(Debug)]
+pub struct Place {
+    interface: String,
+    netns: NetNs,
+    /// Name of the device in the numbers.
+    name: String,
+}
+
+/// Finds the interfaces of the configuration: in the watched namespaces or,
+/// without any named, in this process's own. Where several have one of that name
+/// it is told by its namespace too, `NETNS/INTERFACE`.
 ///
 /// # Errors
 ///
-/// There is no such interface, or the kernel refuses the object.
-pub fn attach(
-    config: &Config,
-    btf: &aya::Btf,
-    globals: &Globals,
-    namespaces: &HashMap<u32, NetNs>,
-) -> anyhow::Result<Vec<Device>> {
+/// There is no such interface.
+pub fn find(config: &Config, namespaces: &HashMap<u32, NetNs>) -> anyhow::Result<Vec<Place>> {
     let own = NetNs::own()?;
-    let mut devices = Vec::new();
+    let mut places = Vec::new();
     for interface in &config.packets.interfaces {
-        // Of the watched namespaces, those that have such an interface; without
-        // any named, this process's own.
         let candidates: Vec<&NetNs> = if namespaces.is_empty() {
             vec![&own]
         } else {
             namespaces.values().collect()
         };
-        let mut found = false;
+        let mut having = Vec::new();
         for netns in candidates {
-            let exists = netns.run(|| nix::net::if_::if_nametoindex(interface.as_str()).is_ok())?;
-            if !exists {
-                continue;
+            if netns.run(|| nix::net::if_::if_nametoindex(interface.as_str()).is_ok())? {
+                having.push(netns);
             }
-            found = true;
-            let (loaded, mode) = loader::device(
-                btf,
-                globals,
-                netns,
-                interface,
-                config.packets.xdp_mode,
-                config.packets.flows,
-                config.noop_programs,
-            )?;
-            devices.push(Device {
-                name: interface.clone(),
-                mode: mode.unwrap_or_default(),
-                loaded,
-                most_flows: config.packets.flows,
-            });
         }
-        if !found {
+        if having.is_empty() {
             anyhow::bail!(
                 "no interface {interface:?} in the watched network namespaces; `ip link` shows those there are"
             );
         }
+        let is_one = having.len() == 1;
+        places.extend(having.into_iter().map(|netns| Place {
+            interface: interface.clone(),
+            netns: netns.clone(),
+            name: match &netns.name {
+                Some(name) if !is_one => format!("{name}/{interface}"),
+                _ => interface.clone(),
+            },
+        }));
+    }
+    Ok(places)
+}
+
+/// Attaches the program to interfaces.
+///
+/// # Errors
+///
+/// The kernel refuses the object.
+pub fn attach(
+    config: &Config,
+    btf: &aya::Btf,
+    globals: &Globals,
+    places: Vec<Place>,
+) -> anyhow::Result<Vec<Device>> {
+    let mut devices = Vec::new();
+    for place in places {
+        let (loaded, mode) = loader::device(
+            btf,
+            globals,
+            &place.netns,
+            &place.interface,
+            config.packets.xdp_mode,
+            config.packets.flows,
+            config.noop_programs,
+        )?;
+        devices.push(Device {
+            name: place.name,
+            mode: mode.unwrap_or_default(),
+            loaded,
+            most_flows: config.packets.flows,
+        });
     }
     Ok(devices)
 }

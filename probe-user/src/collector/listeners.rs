@@ -3,14 +3,12 @@
 //! The kernel counts these drops for a namespace (`ListenDrops` in
 //! `/proc/net/netstat`) and, nearly, for a socket (`sk_drops`, which counts
 //! some of them twice and other drops too). The sum over the services is that
-//! of the namespace, exactly; what the sockets do not explain is `other`.
+//! of the namespace, exactly; what the sockets do not explain is `other`. What
+//! a socket had counted when it closed is in `LISTENER_DROPS`.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
-use probe_common::{
-    series::Side,
-    sock::{LISTEN, SockRecord},
-};
+use probe_common::sock::{LISTEN, ListenerKey, SockRecord};
 
 use super::names::{Names, OTHER, address};
 use crate::snapshot::{ListenSocket, Listener, TcpSeries};
@@ -20,16 +18,20 @@ use crate::snapshot::{ListenSocket, Listener, TcpSeries};
 pub struct Listeners {
     namespaces: HashMap<u32, Namespace>,
     drops: BTreeMap<String, u64>,
+    overflows: u64,
     started: bool,
 }
 
+/// What listeners that have closed had counted, by where they listened.
+pub type Ended = HashMap<ListenerKey, u64>;
+
 #[derive(Debug, Default)]
 struct Namespace {
-    /// `ListenDrops` when it was last read.
-    drops: u64,
-    /// `sk_drops` by address and port when it was last read; sockets that share
-    /// them are added up.
-    sockets: HashMap<([u8; 16], u16), u64>,
+    /// What the kernel had counted when it was last read.
+    counted: Counted,
+    /// The most that was ever counted at an address and port, with the service;
+    /// sockets that share them are added up, those that have closed included.
+    sockets: HashMap<([u8; 16], u16), (u64, String)>,
     queues: BTreeMap<String, Listener>,
     /// The sockets, each with its service.
     listening: Vec<(String, SockRecord)>,
@@ -39,60 +41,75 @@ struct Namespace {
 const MAX_SOCKETS: usize = 100;
 
 impl Listeners {
-    /// Takes in what one visit of a namespace saw. `listen_drops` is `None`
-    /// where `/proc` cannot be read.
+    /// Takes in what one visit of a namespace saw. `ended` was read before it;
+    /// `counted` is `None` where `/proc` cannot be read.
     pub fn update(
         &mut self,
         netns: u32,
         records: &[SockRecord],
-        listen_drops: Option<u64>,
+        ended: &Ended,
+        counted: Option<Counted>,
         names: &mut Names,
     ) {
         let is_new = !self.namespaces.contains_key(&netns);
         let known = self.namespaces.entry(netns).or_default();
-        let mut sockets: HashMap<_, u64> = HashMap::new();
-        let mut services = HashMap::new();
+        // Drops of a place, and its service where one listens there now.
+        let mut sockets: HashMap<_, (u64, Option<String>)> = HashMap::new();
+        for (key, &drops) in ended.iter().filter(|(key, _)| key.netns == netns) {
+            let local = (key.bytes(), key.port as u16);
+            sockets.insert(local, (drops, None));
+        }
         known.queues.clear();
         known.listening.clear();
         for record in records.iter().filter(|record| record.state == LISTEN) {
             let key = (record.local, record.local_port);
-            *sockets.entry(key).or_default() += u64::from(record.retransmits);
-            let net = address(record.local).into();
             let owners = names.owners.bits_of(record);
-            let (side, port) = (Side::Server as u8, record.local_port);
-            let svc = names.service(netns, side, port, Some(&net), owners);
+            let svc = names.listens(netns, record.local, record.local_port, owners);
+            let (drops, service) = sockets.entry(key).or_default();
+            *drops += u64::from(record.retransmits);
+            *service = Some(svc.clone());
             known.listening.push((svc.clone(), *record));
             let queue = known.queues.entry(svc.clone()).or_default();
             queue.accept_queue_length += u64::from(record.srtt_us);
             queue.accept_queue_limit += u64::from(record.min_rtt_us);
             queue.syn_queue_length += u64::from(record.snd_cwnd);
             queue.syn_queue_limit += u64::from(record.min_rtt_us);
-            services.insert(key, svc);
         }
-        let Some(listen_drops) = listen_drops else {
+        let Some(counted) = counted else {
             return;
         };
         // What was dropped before the start does not count; a namespace that
         // came later counts from its beginning.
         let counts = !is_new || self.started;
-        // Less than before: another namespace has that number now.
-        let total = listen_drops
-            .checked_sub(known.drops)
-            .unwrap_or(listen_drops);
-        let raised: Vec<(String, u64)> = sockets
-            .iter()
-            .map(|(key, &drops)| {
-                let before = known.sockets.get(key).copied().unwrap_or(0);
-                // Less than before: another socket listens there now.
-                let raised = drops.checked_sub(before).unwrap_or(drops);
-                (services.get(key).cloned().unwrap_or_default(), raised)
-            })
-            .collect();
-        known.drops = listen_drops;
-        known.sockets = sockets;
-        if counts {
-            attribute(total, &raised, &mut self.drops);
+        let Counted {
+            listen_drops,
+            listen_overflows,
+            ..
+        } = counted.since(known.counted);
+        known.counted = counted;
+        let mut raised = Vec::new();
+        for ((local, port), (drops, svc)) in sockets {
+            let (most, service) = known.sockets.entry((local, port)).or_default();
+            match svc {
+                Some(svc) => *service = svc,
+                // It came and went between two visits.
+                None if service.is_empty() => *service = names.listens(netns, local, port, 0),
+                None => {}
+            }
+            raised.push((service.clone(), drops.saturating_sub(*most)));
+            *most = drops.max(*most);
         }
+        known.sockets.retain(|_, (most, _)| *most != 0);
+        if counts {
+            attribute(listen_drops, &raised, &mut self.drops);
+            self.overflows += listen_overflows;
+        }
+    }
+
+    /// Connections and requests that were dropped since the accept queue was
+    /// full (`ListenOverflows`).
+    pub fn overflows(&self) -> u64 {
+        self.overflows
     }
 
     /// All that was there at the start has been seen.
@@ -109,7 +126,7 @@ impl Listeners {
             .filter(|(inum, _)| !exists(**inum))
         {
             *gone = Namespace {
-                drops: gone.drops,
+                counted: gone.counted,
                 ..Namespace::default()
             };
         }
@@ -159,13 +176,19 @@ impl Listeners {
             row.syn_queue_length += queue.syn_queue_length;
             row.syn_queue_limit += queue.syn_queue_limit;
         }
-        let mut sockets: BTreeMap<&str, BTreeSet<ListenSocket>> = BTreeMap::new();
+        let mut sockets: BTreeMap<&str, BTreeMap<ListenSocket, ListenSocket>> = BTreeMap::new();
         for (svc, record) in self.namespaces.values().flat_map(|one| &one.listening) {
-            sockets.entry(svc).or_default().insert(socket(record));
+            let socket = socket(record);
+            let alike = sockets.entry(svc).or_default().entry(socket.clone());
+            let sum = alike.or_insert(socket);
+            sum.accept_queue_length += u64::from(record.srtt_us);
+            sum.accept_queue_limit += u64::from(record.min_rtt_us);
+            sum.syn_queue_length += u64::from(record.snd_cwnd);
+            sum.syn_queue_limit += u64::from(record.min_rtt_us);
         }
         for (svc, sockets) in sockets {
             let row = rows.entry(svc).or_default();
-            row.sockets = sockets.into_iter().take(MAX_SOCKETS).collect();
+            row.sockets = sockets.into_values().take(MAX_SOCKETS).collect();
         }
         for series in tcp.iter().filter(|one| !one.accept_queue.slots.is_empty()) {
             let row = rows.entry(&series.labels.svc).or_default();
@@ -200,10 +223,12 @@ fn attribute(total: u64, raised: &[(String, u64)], drops: &mut BTreeMap<String, 
 }
 
 /// What the kernel counts for a network namespace.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counted {
     /// `ListenDrops`.
     pub listen_drops: u64,
+    /// `ListenOverflows`: those of them whose accept queue was full.
+    pub listen_overflows: u64,
     /// `SyncookiesRecv`.
     pub cookies: u64,
 }
@@ -212,6 +237,17 @@ impl Counted {
     /// Those of the network namespace of the calling thread.
     pub fn here() -> Option<Self> {
         Self::parse(&std::fs::read_to_string("/proc/thread-self/net/netstat").ok()?)
+    }
+
+    /// What was counted since `before`. Less than before: another namespace has
+    /// that number now.
+    pub fn since(self, before: Self) -> Self {
+        let since = |now: u64, before: u64| now.checked_sub(before).unwrap_or(now);
+        Self {
+            listen_drops: since(self.listen_drops, before.listen_drops),
+            listen_overflows: since(self.listen_overflows, before.listen_overflows),
+            cookies: since(self.cookies, before.cookies),
+        }
     }
 
     fn parse(text: &str) -> Option<Self> {
@@ -223,6 +259,7 @@ impl Counted {
         };
         Some(Self {
             listen_drops: value("ListenDrops")?,
+            listen_overflows: value("ListenOverflows")?,
             cookies: value("SyncookiesRecv")?,
         })
     }
@@ -259,6 +296,7 @@ mod tests {
         let text = "TcpExt: SyncookiesRecv ListenOverflows ListenDrops\nTcpExt: 1 2 3\nIpExt: A\nIpExt: 9\n";
         let counted = Counted {
             listen_drops: 3,
+            listen_overflows: 2,
             cookies: 1,
         };
         assert_eq!(Counted::parse(text), Some(counted));

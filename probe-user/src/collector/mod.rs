@@ -25,13 +25,13 @@ use probe_common::{
     conn::{STATUS_COMPLETE, STATUS_COOKIES, STATUS_FULL, STATUS_REPORT},
     lost::{Cause, Hook},
     packet::Protocol,
-    series::{CORE_REASONS, DropKey, OVERFLOW_ROW, ResetKey},
-    sock::{LISTEN, SockRecord, listener_key},
+    series::{CORE_REASONS, DropKey, NAMED_PORTS, OVERFLOW_ROW, ResetKey},
+    sock::{LISTEN, ListenerKey, SockRecord, listener_key},
 };
 
 use self::{
     devices::Device,
-    listeners::{Counted, Listeners},
+    listeners::{Counted, Ended, Listeners},
     names::Names,
     owners::Processes,
     rows::Rows,
@@ -65,6 +65,9 @@ const HEALED: [&str; 3] = [
 const VISIT_SHARE: u32 = 100;
 /// But it is never longer ago than this.
 const VISIT_INTERVAL: Duration = Duration::from_secs(30);
+/// How long after its last one a listener still takes SYN cookies
+/// (`TCP_SYNCOOKIE_VALID`).
+const COOKIES_VALID: Duration = Duration::from_secs(120);
 /// How often new network namespaces are looked for.
 const NETNS_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -84,6 +87,10 @@ pub struct Collector {
     last_visit: Instant,
     visit_cost: Duration,
     connections: u64,
+    /// SYN cookies that have come back, in all namespaces together, and when that
+    /// was last seen to change.
+    cookies: u64,
+    cookies_came: Option<Instant>,
     start_seconds: f64,
     kernel: String,
     /// Whether the kernel preempts programs on tracepoints.
@@ -118,6 +125,7 @@ impl Collector {
         let btf = aya::Btf::from_sys_fs().context("cannot read the kernel's BTF")?;
 
         let namespaces = named_namespaces(config)?;
+        let interfaces = devices::find(config, &namespaces)?;
         let fixed_namespaces = !namespaces.is_empty();
         let names = Names::new(config)?;
         let shards = loader::possible_cpus()?.next_power_of_two().min(MAX_SHARDS);
@@ -145,7 +153,7 @@ impl Collector {
             prepare(loaded, &names)
         })?;
         names.owners.tell(&mut host)?;
-        let devices = devices::attach(config, &btf, &globals, &namespaces)?;
+        let devices = devices::attach(config, &btf, &globals, interfaces)?;
         let rows = Rows::new(&host, config.rows.unwrap_or(ROWS), shards)?;
         let mut collector = Self {
             host,
@@ -160,6 +168,8 @@ impl Collector {
             last_visit: Instant::now(),
             visit_cost: Duration::ZERO,
             connections: 0,
+            cookies: 0,
+            cookies_came: None,
             start_seconds,
             preempts,
             kernel,
@@ -199,6 +209,7 @@ impl Collector {
         let (resets, reset_entries) = self.resets()?;
         snapshot.resets = resets;
         snapshot.listeners = self.listening(&snapshot.tcp);
+        snapshot.listen_overflows = self.listeners.overflows();
         let (drops, drop_entries) = self.drops()?;
         snapshot.drops = drops;
         for device in &self.devices {
@@ -243,6 +254,7 @@ impl Collector {
             let pids = pids.into_iter().flatten();
             let owner = self.names.owners.of_socket(record, pids, &mut processes);
             let labels = self.rows.labels(record.row, &self.names);
+            let labels = labels.unwrap_or_else(|| self.names.folded());
             names::connection(record, labels, owner, now_ns)
         });
         Ok(connections.collect())
@@ -288,7 +300,8 @@ impl Collector {
         let before = maps::counter(&self.host, "VISITED")?;
         let mut records = Vec::new();
         let mut gone = Vec::new();
-        let mut cookies = false;
+        let mut cookies = 0;
+        let ended = self.ended()?;
         for (&inum, netns) in &self.namespaces {
             let ebpf = &mut self.host.ebpf;
             let visited = netns.run(|| {
@@ -298,9 +311,9 @@ impl Collector {
             match visited {
                 Ok((bytes, counted)) => {
                     let seen = maps::records(&bytes?);
-                    let drops = counted.map(|counted| counted.listen_drops);
-                    cookies |= counted.is_some_and(|counted| counted.cookies != 0);
-                    self.listeners.update(inum, &seen, drops, &mut self.names);
+                    cookies += counted.map_or(0, |counted| counted.cookies);
+                    self.listeners
+                        .update(inum, &seen, &ended, counted, &mut self.names);
                     records.extend(seen);
                 }
                 Err(error) => {
@@ -309,19 +322,35 @@ impl Collector {
                 }
             }
         }
-        if cookies {
-            self.set_status(STATUS_COOKIES, 1)?;
+        if cookies != self.cookies {
+            self.cookies = cookies;
+            self.cookies_came = Some(begin);
         }
+        let come = |came: Instant| came.elapsed() < COOKIES_VALID + VISIT_INTERVAL;
+        let come = self.cookies_came.is_some_and(come);
+        self.set_status(STATUS_COOKIES, come.into())?;
         self.forget_listeners(&records)?;
         for inum in gone {
             self.namespaces.remove(&inum);
         }
         let namespaces = &self.namespaces;
         self.listeners.retain(|inum| namespaces.contains_key(&inum));
+        let is_gone = |key: &&ListenerKey| !namespaces.contains_key(&key.netns);
+        for key in ended.keys().filter(is_gone) {
+            let mut map: BpfHash<&mut MapData, ListenerKey, u64> =
+                self.host.map_mut("LISTENER_DROPS")?;
+            map.remove(key)?;
+        }
         self.connections = maps::counter(&self.host, "VISITED")? - before;
         self.last_visit = Instant::now();
         self.visit_cost = begin.elapsed();
         Ok(records)
+    }
+
+    /// What listeners that have closed had dropped.
+    fn ended(&self) -> anyhow::Result<Ended> {
+        let map: BpfHash<&MapData, ListenerKey, u64> = self.host.map("LISTENER_DROPS")?;
+        Ok(map.iter().collect::<Result<_, _>>()?)
     }
 
     /// Forgets the listeners that are gone: a client may get their port.
@@ -345,8 +374,14 @@ impl Collector {
         let mut entries = 0;
         for entry in &map {
             let (key, count) = entry?;
+            // The entry for those that find none is there from the start on.
+            if count == 0 {
+                continue;
+            }
             entries += 1;
-            let labels = self.rows.labels(key.row, &self.names);
+            let Some(labels) = self.rows.labels(key.row, &self.names) else {
+                continue;
+            };
             let direction = if key.direction == 0 {
                 "sent"
             } else {
@@ -535,6 +570,16 @@ fn prepare(loaded: &mut Loaded, names: &Names) -> anyhow::Result<()> {
     names.owners.tell(loaded)?;
     let mut next: Array<&mut MapData, u64> = loaded.map_mut("NEXT_ROW")?;
     next.set(0, u64::from(OVERFLOW_ROW + 1), 0)?;
+    let mut ports: BpfHash<&mut MapData, u32, u8> = loaded.map_mut("NAMED_PORTS")?;
+    for port in names.ports() {
+        ports
+            .insert(u32::from(port), 1, 0)
+            .with_context(|| format!("the services have more than {NAMED_PORTS} ports"))?;
+    }
+    let mut resets: BpfHash<&mut MapData, ResetKey, u64> = loaded.map_mut("RESETS")?;
+    for direction in [0, 1] {
+        resets.insert(ResetKey::overflow(direction), 0, 0)?;
+    }
     for (map, prefixes) in [("PEERS", names.peers()), ("GROUPS", names.groups())] {
         let mut trie: LpmTrie<&mut MapData, [u8; 16], u32> = loaded.map_mut(map)?;
         for (key, number) in prefixes {

@@ -48,6 +48,15 @@ pub struct Names {
     namespaces: HashMap<u32, String>,
 }
 
+/// The address of a service, as far as it is known.
+#[derive(Clone, Copy, Debug)]
+pub enum At<'a> {
+    /// Every address.
+    Any,
+    /// One in this range, or in none that a service is narrowed by.
+    In(Option<&'a IpNet>),
+}
+
 #[derive(Debug)]
 struct Service {
     name: String,
@@ -165,7 +174,7 @@ impl Names {
         let netns = self.namespaces.get(&key.netns);
         TcpLabels {
             side: (*side).to_owned(),
-            svc: self.service(key.netns, key.side, key.port, group, owners),
+            svc: self.service(key.netns, key.side, key.port, At::In(group), owners),
             peer: self.peer(key.peer),
             owner: (self.owner_label).then(|| owner.unwrap_or_else(|| nobody.to_owned())),
             netns: (self.netns_label).then(|| netns.map_or(nobody, String::as_str).to_owned()),
@@ -197,16 +206,27 @@ impl Names {
         .to_owned()
     }
 
+    /// The service of a listener. Of one that listens on all addresses the
+    /// connections may be of several services: it is the first one's.
+    pub fn listens(&self, netns: u32, local: [u8; 16], port: u16, owners: u64) -> String {
+        let net = address(local).into();
+        let at = if address(local).is_unspecified() {
+            At::Any
+        } else {
+            At::In(Some(&net))
+        };
+        self.service(netns, Side::Server as u8, port, at, owners)
+    }
+
+    /// Ports of the configured services.
+    pub fn ports(&self) -> impl Iterator<Item = u16> {
+        let ports = self.services.iter().flat_map(|service| &service.ports);
+        ports.copied()
+    }
+
     /// The service on a port: the first that matches, else the number. `owners`
     /// are the bits of the socket's control group.
-    pub fn service(
-        &self,
-        netns: u32,
-        side: u8,
-        port: u16,
-        address: Option<&IpNet>,
-        owners: u64,
-    ) -> String {
+    pub fn service(&self, netns: u32, side: u8, port: u16, at: At<'_>, owners: u64) -> String {
         let wanted = match side {
             side if side == Side::Server as u8 => ServiceSide::Server,
             side if side == Side::Client as u8 => ServiceSide::Client,
@@ -218,9 +238,12 @@ impl Names {
                 && service.netns.is_none_or(|inum| inum == netns)
                 && (service.owners == 0 || service.owners & owners != 0)
                 && (service.addresses.is_empty()
-                    || address.is_some_and(|address| {
-                        service.addresses.iter().any(|net| net.contains(address))
-                    }))
+                    || match at {
+                        At::Any => true,
+                        At::In(group) => group.is_some_and(|group| {
+                            service.addresses.iter().any(|net| net.contains(group))
+                        }),
+                    })
         });
         found.map_or_else(|| port.to_string(), |service| service.name.clone())
     }
@@ -281,6 +304,7 @@ pub fn listen_socket(record: &SockRecord, owner: Owner) -> ListenSocket {
         pid: owner.pid,
         process: owner.process,
         cgroup: owner.cgroup,
+        ..ListenSocket::default()
     }
 }
 

@@ -75,25 +75,33 @@ impl Rows {
         Ok(true)
     }
 
-    /// The labels of a row.
-    pub fn labels(&self, row: u32, names: &Names) -> TcpLabels {
-        match self.keys.get(row as usize) {
-            Some(Some(key)) if row != OVERFLOW_ROW => names.labels(key),
-            _ => names.folded(),
+    /// The labels of a row; `None` of one that was taken just now, whose key
+    /// comes with the next snapshot.
+    pub fn labels(&self, row: u32, names: &Names) -> Option<TcpLabels> {
+        if row == OVERFLOW_ROW {
+            return Some(names.folded());
         }
+        let key = self.keys.get(row as usize)?.as_ref()?;
+        Some(names.labels(key))
     }
 
     /// The series: rows with equal labels added up.
     pub fn series(&self, names: &Names) -> Vec<TcpSeries> {
         let mut sums: BTreeMap<TcpLabels, Sum> = BTreeMap::new();
-        for (row, key) in self.keys.iter().enumerate() {
-            let mut shards = (0..self.shards as usize)
-                .map(|shard| self.mapping.element(row * self.shards as usize + shard));
-            if key.is_none() && shards.clone().all(|shard| Sum::of(shard).is_empty()) {
+        for row in 0..self.keys.len() {
+            let Some(labels) = self.labels(row as u32, names) else {
+                continue;
+            };
+            let shards = || {
+                let first = row * self.shards as usize;
+                (first..first + self.shards as usize).map(|shard| self.mapping.element(shard))
+            };
+            // The overflow row shows once there is something in it.
+            if row == OVERFLOW_ROW as usize && shards().all(|shard| Sum::of(shard).is_empty()) {
                 continue;
             }
-            let sum = sums.entry(self.labels(row as u32, names)).or_default();
-            shards.by_ref().for_each(|shard| sum.add(shard));
+            let sum = sums.entry(labels).or_default();
+            shards().for_each(|shard| sum.add(shard));
         }
         sums.into_iter()
             .map(|(labels, sum)| sum.into_series(labels))

@@ -227,7 +227,8 @@ fn lockdown(facts: &Facts) -> Check {
             let check = |status| Check::new(Group::Kernel, name, status, mode);
             match mode {
                 "confidentiality" => check(Status::Missing)
-                    .lost("drops and resets: their programs copy packet headers, which is refused")
+                    .required()
+                    .lost("everything: the programs copy packet headers, which is refused")
                     .remedy("boot with lockdown=integrity or without lockdown"),
                 _ => check(Status::Ok),
             }

@@ -178,7 +178,7 @@ impl<'a> Builder<'a> {
             ),
             (
                 "edgeprobe_tcp_spurious_retransmits",
-                "Retransmitted segments that the peer already had.",
+                "Retransmitted segments that the peer already had, as it reported with DSACK.",
                 Counter,
                 |series| series.spurious_retransmits,
             ),
@@ -243,7 +243,7 @@ impl<'a> Builder<'a> {
         static DISTRIBUTIONS: [Distribution; 5] = [
             (
                 "edgeprobe_tcp_rtt_seconds",
-                "Round-trip time, each new sample that the kernel took during the life of a connection.",
+                "Round-trip time, each new sample of the kernel that arrives in ESTABLISHED, and from then on the newest one at each visit and at the end.",
                 true,
                 &buckets::LATENCY,
                 |series| &series.rtt,
@@ -330,10 +330,16 @@ impl<'a> Builder<'a> {
             Counter,
             all().map(|listener| (vec![("svc", listener.svc.as_str())], Count(listener.drops))),
         );
+        self.family(
+            "edgeprobe_tcp_listen_overflows",
+            "Connections and requests that listeners dropped since their accept queue was full; the kernel does not tell of which listener.",
+            Counter,
+            [(vec![], Count(snapshot.listen_overflows))],
+        );
         let waits = all().filter(|listener| !listener.accept_queue.slots.is_empty());
         self.family(
             "edgeprobe_tcp_accept_queue_duration_seconds",
-            "ESTABLISHED to the first use of the socket by the program that accepted it, an upper bound of the time in the accept queue.",
+            "ESTABLISHED to the first use of the socket by the program that accepted it, an upper bound of the time in the accept queue; to the return of accept() where accept_queue_exact is set.",
             Kind::Histogram,
             waits.map(|listener| {
                 let value = Value::Histogram {

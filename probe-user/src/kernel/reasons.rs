@@ -3,6 +3,8 @@
 
 use std::{collections::HashMap, path::Path};
 
+use probe_common::series::{REASON_OTHER, REASON_UNAVAILABLE};
+
 use super::btf::Btf;
 
 /// Bits of a drop reason below the subsystem
@@ -66,13 +68,13 @@ impl Reasons {
 
     /// Name of a reset reason.
     pub fn of_reset(&self, reason: u32) -> String {
-        if reason == probe_common::series::REASON_UNAVAILABLE {
-            return "unavailable".to_owned();
+        match reason {
+            REASON_UNAVAILABLE => "unavailable".to_owned(),
+            REASON_OTHER => "other".to_owned(),
+            reason => {
+                (self.resets.get(&reason).cloned()).unwrap_or_else(|| format!("UNKNOWN_{reason}"))
+            }
         }
-        self.resets
-            .get(&reason)
-            .cloned()
-            .unwrap_or_else(|| format!("UNKNOWN_{reason}"))
     }
 
     /// Number of `SKB_DROP_REASON_NOT_SPECIFIED` here.
