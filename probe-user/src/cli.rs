@@ -49,7 +49,7 @@ pub struct CollectArgs {
     #[arg(long, value_name = "NAME")]
     pub netns: Vec<String>,
 
-    /// Attach XDP and tc to this interface (repeatable) [default: none].
+    /// Attach XDP to this interface (repeatable) [default: none].
     #[arg(long, value_name = "NAME")]
     pub interface: Vec<String>,
 

@@ -421,15 +421,14 @@ impl<'a> Builder<'a> {
         });
         self.family(
             "edgeprobe_events_lost",
-            "Events that are missing from the numbers, or lost their labels.",
+            "Events that are missing from the numbers or lost their labels; with the cause recursion at most so many.",
             Counter,
             lost,
         );
         let maps = |value: fn(&MapUse) -> u64| {
-            snapshot
-                .maps
-                .iter()
-                .map(move |map| (vec![("map", map.map.as_str())], Count(value(map))))
+            // The sum of those that are not listed has no entries of its own.
+            let listed = snapshot.maps.iter().filter(|map| map.capacity != 0);
+            listed.map(move |map| (vec![("map", map.map.as_str())], Count(value(map))))
         };
         self.family(
             "edgeprobe_map_entries",
