@@ -68,6 +68,10 @@ async fn serve<S: Source + 'static>(
     };
     let ready = async {
         if feed.first().await {
+            // What cannot start says one thing only.
+            if let Some(advice) = endpoint.advice() {
+                tracing::warn!("{advice}");
+            }
             tracing::info!("ready: {place}");
         }
         std::future::pending::<()>().await;

@@ -28,6 +28,8 @@ pub struct Endpoint {
     _held: File,
     /// Device and inode of the socket that was bound.
     bound: Option<(u64, u64)>,
+    /// See [`Self::advice`].
+    advice: Option<String>,
 }
 
 /// Who may use the socket.
@@ -63,6 +65,7 @@ impl Endpoint {
             lock,
             _held: held,
             bound: None,
+            advice: None,
         })
     }
 
@@ -84,30 +87,33 @@ impl Endpoint {
         let listener = bind_private(socket).with_context(failed)?;
         let bound = fs::symlink_metadata(socket).with_context(failed)?;
         self.bound = Some((bound.dev(), bound.ino()));
-        self.admit().with_context(failed)?;
+        self.advice = self.admit().with_context(failed)?;
         Ok(listener)
     }
 
-    /// Lets the group in.
-    fn admit(&self) -> anyhow::Result<()> {
+    /// What to know of a socket that is bound: who cannot use it, and why.
+    pub fn advice(&self) -> Option<&str> {
+        self.advice.as_deref()
+    }
+
+    /// Lets the group in, or says why only the owner can use the socket.
+    fn admit(&self) -> anyhow::Result<Option<String>> {
         let (Access::Named(gid) | Access::Default(gid)) = self.group else {
-            tracing::warn!(
+            return Ok(Some(format!(
                 "only this user and root can use {}: there is no group {DEFAULT_GROUP:?} and no --socket-group",
                 self.socket.display()
-            );
-            return Ok(());
+            )));
         };
         let result = chown(&self.socket, None, Some(gid))
             .and_then(|()| fs::set_permissions(&self.socket, Permissions::from_mode(0o660)));
         match (result, self.group) {
-            (Err(error), Access::Default(_)) => {
-                tracing::warn!(
-                    "only this user and root can use {}: cannot give it to the group {DEFAULT_GROUP:?}: {error}",
-                    self.socket.display()
-                );
-                Ok(())
-            }
-            (result, _) => result.with_context(|| format!("cannot give it to group {gid}")),
+            (Err(error), Access::Default(_)) => Ok(Some(format!(
+                "only this user and root can use {}: cannot give it to the group {DEFAULT_GROUP:?}: {error}",
+                self.socket.display()
+            ))),
+            (result, _) => result
+                .map(|()| None)
+                .with_context(|| format!("cannot give it to group {gid}")),
         }
     }
 }
