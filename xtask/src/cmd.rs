@@ -94,6 +94,11 @@ pub fn logged(name: &str, command: &mut Command, log: &Path) -> Result<()> {
     finished(name, started, status, command)
 }
 
+/// Whether what is missing is a failure, and not something to go on without.
+pub fn is_ci() -> bool {
+    std::env::var_os("CI").is_some_and(|ci| ci == "true")
+}
+
 /// Whether this process may install packages and load kernel programs.
 pub fn is_root() -> bool {
     // SAFETY: geteuid takes nothing, touches no memory and cannot fail.

@@ -69,11 +69,14 @@ fn unit(workspace: &Workspace) -> Result<Tally> {
 }
 
 fn kernel(workspace: &Workspace, args: &[String]) -> Result<Tally> {
-    packages::ensure(
-        "the kernel tests",
-        packages::KERNEL_TESTS,
-        &workspace.logs(),
-    )?;
+    let logs = workspace.logs();
+    // Each test says itself what it lacks, and is skipped.
+    if let Err(error) = packages::ensure("the kernel tests", packages::KERNEL_TESTS, &logs) {
+        if cmd::is_ci() {
+            return Err(error);
+        }
+        cmd::say(&format!("{error:#}; going on without"));
+    }
     let binary = build::edgeprobe(workspace, false)?;
     let mut command = workspace.cargo();
     command
