@@ -1,7 +1,8 @@
 //! Many short connections to ten services at once: nothing is lost, and no map
-//! outgrows its bound.
+//! grows.
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     sync::atomic::{AtomicBool, Ordering},
     thread,
@@ -17,6 +18,7 @@ use probe_tests::{
     witness::Witness,
 };
 use probe_user::{
+    collector::ROWS,
     snapshot::{Snapshot, TcpSeries},
     socket::{Request, client},
 };
@@ -25,18 +27,43 @@ const FETCH: Duration = Duration::from_secs(30);
 /// Of the ten services.
 const PORTS: std::ops::Range<u16> = 8080..8090;
 
+/// Rows that the load takes at most: client and server of each service, and of
+/// resets.
+const MOST_ROWS: u64 = 2 * (PORTS.end - PORTS.start) as u64 + 4;
+
+/// Memory of the maps by name; those that are made for an entry grow by less
+/// than `HASHED`.
+fn memory(snapshot: &Snapshot) -> BTreeMap<&str, u64> {
+    (snapshot.maps.iter())
+        .map(|map| (&*map.map, map.memory_bytes))
+        .collect()
+}
+
+/// The maps take entries when they are needed, a few for resets and drops here.
+const HASHED: u64 = 64 * 1024;
+
 #[track_caller]
-fn within_bounds(snapshot: &Snapshot) {
-    assert!(!snapshot.maps.is_empty(), "the maps are listed");
-    for map in &snapshot.maps {
+fn does_not_grow(snapshot: &Snapshot, first: &Snapshot) {
+    let before = memory(first);
+    assert!(before.len() >= 4, "the maps are listed: {before:?}");
+    for (map, bytes) in memory(snapshot) {
+        let most = match map {
+            "ROWS" | "CONNS" => before[map],
+            _ => before[map] + HASHED,
+        };
         assert!(
-            map.entries <= map.capacity,
-            "{}: {} entries of {}",
-            map.map,
-            map.entries,
-            map.capacity
+            bytes <= most,
+            "{map}: {bytes} bytes, {} before",
+            before[map]
         );
     }
+    let rows = snapshot.maps.iter().find(|map| map.map == "ROWS");
+    let (entries, shards) =
+        rows.map_or((0, 1), |map| (map.entries, map.capacity / u64::from(ROWS)));
+    assert!(
+        entries <= (MOST_ROWS + 1) * shards,
+        "{entries} entries for rows in {shards} shards"
+    );
 }
 
 #[test]
@@ -51,6 +78,7 @@ fn many_short_connections_to_ten_services() {
     let server = Server::start(&pair.server, &targets, &[]);
     let daemon = Daemon::start(&pair.both(), &[]);
     let witness = Witness::start();
+    let first = daemon.snapshot();
     let before = pair.counters();
     let clients = Clients {
         connections: scaled(200_000),
@@ -63,7 +91,7 @@ fn many_short_connections_to_ten_services() {
             while !done.load(Ordering::SeqCst) {
                 // Emulated processors may leave the daemon no turn for long.
                 match client::fetch(&daemon.socket(), Request { connections: false }, FETCH) {
-                    Ok(snapshot) => within_bounds(&snapshot),
+                    Ok(snapshot) => does_not_grow(&snapshot, &first),
                     Err(error) => assert!(skip::is_emulated(), "{error}"),
                 }
                 thread::sleep(Duration::from_millis(200));
@@ -80,7 +108,15 @@ fn many_short_connections_to_ten_services() {
     );
     let theirs = &load::quiet(&pair.both(), 0) - &before;
     let snapshot = daemon.snapshot();
-    within_bounds(&snapshot);
+    does_not_grow(&snapshot, &first);
+    // To list the connections all sockets are visited.
+    assert!(
+        daemon.connections().connections.is_empty(),
+        "all are closed"
+    );
+    let visited = daemon.snapshot();
+    let open = visited.maps.iter().find(|map| map.map == "CONNS");
+    assert_eq!(open.map(|map| map.entries), Some(0), "no place is taken");
 
     let mut table = Table::default();
     truth::against_kernel(&mut table, &snapshot, &theirs, 0);

@@ -1,6 +1,7 @@
 //! What `ss` and `TCP_INFO` say of open connections, beside what we say.
 
 use std::{
+    collections::BTreeMap,
     io::{Read as _, Write as _},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     thread,
@@ -68,6 +69,28 @@ impl Shown {
         sum.connections = text.lines().count() as u64;
         sum
     }
+}
+
+/// RTT, least RTT in microseconds and congestion window of each established
+/// connection by its two ends, as `ss` shows them.
+fn measured(netns: &Netns) -> BTreeMap<(String, String), [u64; 3]> {
+    let text = netns.command("ss", &["-HtinO", "state", "established"]);
+    let of = |line: &str| {
+        let words: Vec<_> = line.split_whitespace().collect();
+        let member = |name: &str| {
+            let word = words.iter().find_map(|word| word.strip_prefix(name));
+            let number = word.and_then(|word| word.split('/').next()?.parse::<f64>().ok());
+            number.unwrap_or_else(|| panic!("no {name} in {line}"))
+        };
+        let us = |ms: f64| (ms * 1000.0).round() as u64;
+        let numbers = [
+            us(member("rtt:")),
+            us(member("minrtt:")),
+            member("cwnd:") as u64,
+        ];
+        ((words[2].to_owned(), words[3].to_owned()), numbers)
+    };
+    text.lines().map(of).collect()
 }
 
 #[test]
@@ -155,6 +178,20 @@ fn segments_of_open_connections_are_those_that_ss_shows() {
         );
     }
     table.check();
+
+    // And one by one.
+    let theirs: BTreeMap<_, _> = (pair.both().into_iter()).flat_map(measured).collect();
+    let us = |seconds: f64| (seconds * 1e6).round() as u64;
+    let shown = daemon.fresh_connections().connections;
+    let ours: BTreeMap<_, _> = (shown.into_iter())
+        .map(|one| {
+            let least = one.min_rtt_seconds.expect("it has been measured");
+            let numbers = [us(one.srtt_seconds), us(least), one.cwnd_segments.into()];
+            ((one.local, one.remote), numbers)
+        })
+        .collect();
+    assert_eq!(ours.len(), 2 * ends.len(), "all are shown");
+    assert_eq!(ours, theirs);
     daemon.stop();
 }
 
