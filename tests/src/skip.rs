@@ -23,9 +23,25 @@ pub fn skipped(test: &str, reason: &str) {
     );
 }
 
-/// Says that a test means nothing on this kernel, and why; no failure anywhere.
+/// Says that a test means nothing on this kernel or machine, and why; no failure
+/// anywhere. For a module that may be missing there is [`not_built`].
 pub fn impossible(test: &str, reason: &str) {
     println!("SKIPPED: {test}: {reason}");
+}
+
+/// Says that this kernel was built without a module that a test needs, and
+/// which. The guests have all of them: there it fails.
+///
+/// # Panics
+///
+/// In a guest.
+#[track_caller]
+pub fn not_built(test: &str, reason: &str) {
+    assert!(
+        !is_emulated(),
+        "{test}: the guests have every module: {reason}"
+    );
+    impossible(test, reason);
 }
 
 /// Root and the only test of this process that runs now; `None`, said loudly,

@@ -204,7 +204,7 @@ fn netem_shows_its_delay() {
     let daemon = Daemon::start(&pair.both(), &[]);
     for (what, delay, port) in MATRIX {
         if !netem(&pair.server, what) {
-            skip::impossible(TEST, NO_NETEM);
+            skip::not_built(TEST, NO_NETEM);
             return;
         }
         println!("--- {what}");
@@ -249,7 +249,7 @@ fn numbers_hold_where_netem_loses_and_reorders() {
     let pair = Pair::new();
     for netns in pair.both() {
         if !netem(netns, "delay 5ms 2ms loss 1% reorder 20%") {
-            skip::impossible(TEST, NO_NETEM);
+            skip::not_built(TEST, NO_NETEM);
             return;
         }
     }
@@ -359,7 +359,7 @@ fn a_wire_that_becomes_longer_shows_while_its_connection_lives() {
             };
             longer_half_way(pair.both(), set);
         } else {
-            skip::impossible(TEST, NO_NETEM);
+            skip::not_built(TEST, NO_NETEM);
         }
         return;
     }

@@ -36,6 +36,8 @@ const PACKAGES: &[&str] = &[
 const DONE: &str = "EDGEPROBE-GUEST-DONE";
 /// What it prints before each test program.
 const BEGIN: &str = "EDGEPROBE-GUEST-BEGIN ";
+/// What it prints before something that the image promises and that failed.
+const BROKEN: &str = "EDGEPROBE-GUEST-BROKEN ";
 
 /// The test programs that tell whether an object loads and counts rightly. The
 /// others ask for the same of every kernel, and emulated processors are slow.
@@ -207,7 +209,7 @@ fn test_on(
     let (vmlinuz, release) = kernels::image_of(unpacked)?;
     let name = format!("kernel {release}");
     cmd::say(&format!("{name}: making its initramfs"));
-    let initramfs = image::make(&place, unpacked, &release, programs, &options.args)?;
+    let initramfs = image::make(&place, unpacked, &release, programs, options)?;
     let log = place.join("console.log");
     let started = Instant::now();
     boot(
@@ -241,6 +243,10 @@ fn test_on(
 /// Counts what a guest printed; what did not end counts as failed.
 fn judge(name: &str, console: &str, programs: usize) -> Tally {
     let mut tally = Tally::default();
+    for (_, what) in console.lines().filter_map(|line| line.split_once(BROKEN)) {
+        cmd::say(&format!("error: {name}: {what}"));
+        tally.failed += 1;
+    }
     let mut begun = 0;
     for part in console.split(BEGIN).skip(1) {
         begun += 1;
@@ -338,5 +344,7 @@ mod tests {
             format!("{BEGIN}a\ntest result: ok. 2 passed; 0 failed; 0 ignored; 0 m\n{DONE}\n");
         assert_eq!(judge("k", &whole, 1).failed, 0);
         assert_eq!(judge("k", &whole, 2).failed, 1);
+        let broken = format!("{BROKEN}insmod x failed\n{whole}");
+        assert_eq!(judge("k", &broken, 1).failed, 1);
     }
 }

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{BEGIN, DONE, Programs, kernels};
+use super::{BEGIN, BROKEN, DONE, Options, Programs, kernels};
 use crate::cmd;
 
 /// Programs that the tests call.
@@ -34,7 +34,7 @@ pub fn make(
     unpacked: &Path,
     release: &str,
     programs: &Programs,
-    args: &[String],
+    options: &Options,
 ) -> Result<PathBuf> {
     let root = place.join("root");
     if root.exists() {
@@ -83,16 +83,22 @@ pub fn make(
     fs::write(root.join("etc/group"), "root:x:0:\nnogroup:x:65534:\n")?;
     modules(&root, unpacked, release)?;
     let init = root.join("init");
+    // A test for which something is missing fails, unless the image was never
+    // meant to have it.
+    let is_complete = (!options.every).to_string();
     let script = include_str!("init.sh")
         .replace(
             "@ARGS@",
-            &args
+            &options
+                .args
                 .iter()
                 .map(|arg| quoted(arg))
                 .collect::<Vec<_>>()
                 .join(" "),
         )
+        .replace("@COMPLETE@", &is_complete)
         .replace("@BEGIN@", BEGIN)
+        .replace("@BROKEN@", BROKEN)
         .replace("@DONE@", DONE);
     fs::write(&init, script).context("the guest's init cannot be written")?;
     fs::set_permissions(&init, Permissions::from_mode(0o755)).context("the guest's init")?;
