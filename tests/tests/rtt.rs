@@ -108,14 +108,35 @@ fn a_delay_line_shows_its_length() {
     daemon.stop();
 }
 
-/// What `netem` is told, the RTT that this makes, and the port of its service.
-const MATRIX: [(&str, Duration, u16); 5] = [
-    ("delay 5ms", Duration::from_millis(5), 8081),
-    ("delay 20ms", Duration::from_millis(20), 8082),
-    ("delay 80ms", Duration::from_millis(80), 8083),
-    ("delay 20ms loss 1%", Duration::from_millis(20), 8084),
-    // One packet of twenty overtakes those that are held back.
-    ("delay 20ms reorder 5%", Duration::from_millis(20), 8085),
+/// A wire of the server, and what runs over it.
+struct Wire {
+    /// What `netem` is told.
+    netem: &'static str,
+    /// The RTT that this makes.
+    rtt: Duration,
+    /// The port of its service.
+    port: u16,
+    /// Segments of an answer, all in flight at once.
+    segments: usize,
+}
+
+const fn wire(netem: &'static str, rtt: u64, port: u16, segments: usize) -> Wire {
+    Wire {
+        netem,
+        rtt: Duration::from_millis(rtt),
+        port,
+        segments,
+    }
+}
+
+const MATRIX: [Wire; 5] = [
+    wire("delay 5ms", 5, 8081, 1),
+    wire("delay 20ms", 20, 8082, 1),
+    wire("delay 80ms", 80, 8083, 1),
+    wire("delay 20ms loss 1%", 20, 8084, 1),
+    // One packet of twenty overtakes those that are held back; alone on its
+    // connection it would overtake none.
+    wire("delay 20ms reorder 5%", 20, 8085, 4),
 ];
 /// Connections of each family, one after the other.
 const CONNECTIONS: usize = 12;
@@ -145,24 +166,28 @@ fn part(sorted: &[f64], part: f64) -> f64 {
 }
 
 /// Asks and waits for the answer; returns how long that took in seconds.
-fn ask(stream: &mut TcpStream) -> f64 {
-    let (mut answer, begun) = ([0; 64], Instant::now());
-    stream.write_all(&answer).expect("the server reads");
-    stream.read_exact(&mut answer).expect("the server writes");
+fn ask(stream: &mut TcpStream, segments: usize) -> f64 {
+    let begun = Instant::now();
+    stream.write_all(&[0; 64]).expect("the server reads");
+    for _ in 0..segments {
+        stream.read_exact(&mut [0; 64]).expect("the server writes");
+    }
     begun.elapsed().as_secs_f64()
 }
 
-/// Answers all questions of a connection.
-fn answer(mut stream: TcpStream) {
+/// Answers all questions of a connection, with a segment for each write.
+fn answer(mut stream: TcpStream, segments: usize) {
     stream.set_nodelay(true).expect("an option");
     let mut question = [0; 64];
     while stream.read_exact(&mut question).is_ok() {
-        stream.write_all(&question).expect("the client reads");
+        for _ in 0..segments {
+            stream.write_all(&question).expect("the client reads");
+        }
     }
 }
 
 /// Connections with questions, of both families at once.
-fn conversations(pair: &Pair, port: u16) -> Measured {
+fn conversations(pair: &Pair, port: u16, segments: usize) -> Measured {
     let measured = Mutex::new(Measured::default());
     thread::scope(|scope| {
         for target in on_port(&Pair::SERVERS, port) {
@@ -170,7 +195,7 @@ fn conversations(pair: &Pair, port: u16) -> Measured {
             let listener = listener.expect("a listener");
             scope.spawn(move || {
                 for _ in 0..CONNECTIONS {
-                    answer(listener.accept().expect("a connection").0);
+                    answer(listener.accept().expect("a connection").0, segments);
                 }
             });
             let measured = &measured;
@@ -182,7 +207,8 @@ fn conversations(pair: &Pair, port: u16) -> Measured {
                         let mut stream = TcpStream::connect(target).expect("a connection");
                         own.connects.push(begun.elapsed().as_secs_f64());
                         stream.set_nodelay(true).expect("an option");
-                        own.answers.extend((0..EACH).map(|_| ask(&mut stream)));
+                        own.answers
+                            .extend((0..EACH).map(|_| ask(&mut stream, segments)));
                     }
                     own
                 });
@@ -200,19 +226,31 @@ fn netem_shows_its_delay() {
         return;
     };
     let pair = Pair::new();
-    let base = conversations(&pair, 8080);
+    let base = conversations(&pair, 8080, 1);
     let daemon = Daemon::start(&pair.both(), &[]);
-    for (what, delay, port) in MATRIX {
+    for wire in MATRIX {
+        let what = wire.netem;
         if !netem(&pair.server, what) {
             skip::not_built(TEST, NO_NETEM);
             return;
         }
         println!("--- {what}");
-        let known = conversations(&pair, port);
+        let before = pair.client.counters();
+        let known = conversations(&pair, wire.port, wire.segments);
         load::quiet(&pair.both(), 0);
+        let queued = (&pair.client.counters() - &before).get("TcpExt.TCPOFOQueue");
         let mut snapshot = daemon.snapshot();
-        let svc = port.to_string();
+        let svc = wire.port.to_string();
         snapshot.tcp.retain(|series| series.labels.svc == svc);
+        assert_eq!(
+            queued > 0,
+            wire.segments > 1,
+            "{what}: {queued} out of order"
+        );
+        // Nothing is merged on this wire: ours are segments, theirs packets.
+        let ours = truth::sum(&snapshot, "client", |one| one.out_of_order);
+        println!("out of order at the client: {ours}, by the kernel {queued}");
+        assert_eq!(ours, queued.unsigned_abs(), "{what}: out of order");
         for side in SIDES {
             let rtt = of_side(&snapshot, side, |one| &one.rtt);
             let handshake = of_side(&snapshot, side, |one| &one.handshake);
@@ -225,7 +263,7 @@ fn netem_shows_its_delay() {
                 ("handshake", &handshake, &base.connects, &known.connects),
             ] {
                 for q in [0.5, 0.9] {
-                    let (ours, set) = (quantile(histogram, q), delay.as_secs_f64());
+                    let (ours, set) = (quantile(histogram, q), wire.rtt.as_secs_f64());
                     let most = part(known, q).max(set + part(base, q));
                     let text = format!("{name} of the {side}, quantile {q}: {ours:.6} s");
                     println!("{text}, set {set} s, by the program {most:.6} s");
@@ -297,11 +335,11 @@ fn longer_half_way(pair: [&Netns; 2], set: impl Fn(Duration)) {
     let local = stream.local_addr().expect("its address").to_string();
     stream.set_nodelay(true).expect("an option");
     thread::scope(|scope| {
-        scope.spawn(|| answer(peer));
+        scope.spawn(|| answer(peer, 1));
         let mut seen = Histogram::default();
         for rtt in RTTS {
             set(rtt);
-            let mut answers: Vec<_> = (0..EACH).map(|_| ask(&mut stream)).collect();
+            let mut answers: Vec<_> = (0..EACH).map(|_| ask(&mut stream, 1)).collect();
             answers.sort_by(f64::total_cmp);
             let info = smoothed_rtt(&stream).expect("TCP_INFO");
             // The connection is open: this shows during its life.
