@@ -192,7 +192,8 @@ pub fn connections(answers: &[Answer]) -> u64 {
 #[track_caller]
 pub fn wrk(netns: &Netns, connections: u32, seconds: u32, close: bool, url: &str) -> u64 {
     let (many, long) = (format!("-c{connections}"), format!("-d{seconds}s"));
-    let mut arguments = vec!["-t1", &many, &long];
+    // A slow machine is late, which is no error.
+    let mut arguments = vec!["-t1", &many, &long, "--timeout", "60s"];
     if close {
         arguments.extend(["--header", "Connection: close"]);
     }

@@ -46,14 +46,26 @@ const COUNTING: &[&str] = &[
     "full",
     "handshake",
     "many",
+    "owner",
     "queues",
     "rtt",
+    "segments",
+    "servers",
     "truth",
     "xdp",
 ];
 
 /// Those that a run of all tests has in the guests.
 const BRIEF: &[&str] = &["drops", "rtt", "truth"];
+
+/// Tests that no guest runs, by program and beginning of their name: what they
+/// start is not in the image. What they ask for does not depend on the kernel,
+/// unlike TLS.
+const LEFT_OUT: &[(&str, &str)] = &[
+    ("servers", "bird::"),
+    ("servers", "haproxy::"),
+    ("servers", "postgres::"),
+];
 
 /// Which kernels, and how.
 #[derive(Args, Debug, Default)]
@@ -130,6 +142,13 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<Tally> {
             Err(error) => tally += skipped(1, &format!("kernel {}: {error:#}", kernel.version)),
         }
     }
+    // A filter leaves out more than this, and whoever gave it knows.
+    for (program, tests) in LEFT_OUT.iter().filter(|_| options.args.is_empty()) {
+        if programs.has(program) {
+            let why = format!("{program}: {tests}: its server is not in the guests");
+            tally += skipped(kernels.len(), &why);
+        }
+    }
     // A guest keeps little more than one processor busy.
     let results = thread::scope(|scope| {
         let guests: Vec<_> = kernels
@@ -170,6 +189,20 @@ struct Programs {
     tests: Vec<PathBuf>,
 }
 
+impl Programs {
+    /// Names of the test programs.
+    fn names(&self) -> Vec<String> {
+        self.tests
+            .iter()
+            .map(|path| image::plain_name(path))
+            .collect()
+    }
+
+    fn has(&self, program: &str) -> bool {
+        self.names().iter().any(|name| name == program)
+    }
+}
+
 fn programs(workspace: &Workspace) -> Result<Programs> {
     let edgeprobe = build::edgeprobe(workspace, false)?;
     let mut command = workspace.cargo();
@@ -186,7 +219,7 @@ fn programs(workspace: &Workspace) -> Result<Programs> {
         bail!("`{}` failed ({})", cmd::line(&command), output.status);
     }
     let messages = String::from_utf8_lossy(&output.stdout);
-    let tests: Vec<PathBuf> = messages
+    let mut tests: Vec<PathBuf> = messages
         .lines()
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
         .filter(|message| message["target"]["kind"][0] == "test")
@@ -195,6 +228,7 @@ fn programs(workspace: &Workspace) -> Result<Programs> {
     if tests.is_empty() {
         bail!("cargo built no test program");
     }
+    tests.sort();
     Ok(Programs { edgeprobe, tests })
 }
 

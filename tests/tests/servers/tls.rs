@@ -14,7 +14,13 @@ use probe_tests::{
 use probe_user::snapshot::{Snapshot, TcpSeries};
 
 const CONNECTIONS: u32 = 16;
-const SECONDS: u32 = 2;
+/// Requests on each at the least, on a slow machine too.
+const EACH: u64 = 2;
+
+/// How long wrk loads a server; emulated processors make few handshakes a second.
+fn seconds() -> u32 {
+    if skip::is_emulated() { 15 } else { 2 }
+}
 
 /// Sum over the series of a side and a service.
 pub fn sum(snapshot: &Snapshot, side: &str, port: u16, value: fn(&TcpSeries) -> u64) -> u64 {
@@ -82,7 +88,7 @@ fn under_wrk(test: &str, close: bool) {
     let mut read = BTreeMap::new();
     for (_, port) in VERSIONS {
         let url = format!("https://{}:{port}/", Pair::SERVER_V4);
-        let answers = wrk(&pair.client, CONNECTIONS, SECONDS, close, &url);
+        let answers = wrk(&pair.client, CONNECTIONS, seconds(), close, &url);
         read.insert(port, answers);
     }
     let theirs = &load::quiet(&pair.both(), 0) - &before;
@@ -108,6 +114,7 @@ fn under_wrk(test: &str, close: bool) {
         accepted,
     );
     let answers = nginx.answers();
+    let has_payload = skip::kernel() >= (6, 12);
     for (version, port) in VERSIONS {
         let answers: Vec<_> = (answers.iter())
             .filter(|answer| answer.port == port)
@@ -124,13 +131,21 @@ fn under_wrk(test: &str, close: bool) {
         let resumed = programs::connections(&resumed);
         println!("{version}: {requests} answers on {known} connections, {resumed} resumed");
         assert!(answers.iter().all(|answer| answer.status == 200));
-        assert!(read[&port] > 100 && read[&port] <= requests && requests <= read[&port] + cut);
+        let seen_by_wrk = read[&port];
+        assert!(seen_by_wrk >= EACH * cut, "{seen_by_wrk} answers");
+        assert!(seen_by_wrk <= requests && requests <= seen_by_wrk + cut);
         if close {
             assert_eq!(requests, known, "one request for each connection");
         } else {
             assert_eq!(known, cut, "a few connections");
         }
-        if skip::kernel() < (6, 12) {
+        if !has_payload {
+            for side in ["server", "client"] {
+                let seen = sum(&snapshot, side, port, |one| {
+                    one.tls_handshake.count() + one.tls_failures.values().sum::<u64>()
+                });
+                assert_eq!(seen, 0, "{side}: nothing is made up");
+            }
             continue;
         }
         let [mut least, mut most] = [requests; 2];
@@ -178,6 +193,12 @@ fn under_wrk(test: &str, close: bool) {
     table.allow(witness.hidden() + truth::preempted(&snapshot));
     table.check();
     daemon.stop();
+    if !has_payload {
+        skip::impossible(
+            test,
+            "this kernel shows no payload: the connections hold, TLS is not seen",
+        );
+    }
 }
 
 #[test]

@@ -10,11 +10,16 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{BEGIN, BROKEN, DONE, Options, Programs, kernels};
+use super::{BEGIN, BROKEN, DONE, LEFT_OUT, Options, Programs, kernels};
 use crate::cmd;
 
 /// Programs that the tests call.
-const TOOLS: &[&str] = &["bpftool", "ip", "nft", "setpriv", "ss", "tc"];
+const TOOLS: &[&str] = &[
+    "bpftool", "ip", "nft", "nginx", "openssl", "setpriv", "ss", "tc", "wrk",
+];
+
+/// Files that these read. `openssl req` does not work without its own.
+const FILES: &[&str] = &["/usr/lib/ssl/openssl.cnf"];
 
 /// Modules that the tests need, where they are not built in.
 const MODULES: &[&str] = &[
@@ -24,6 +29,7 @@ const MODULES: &[&str] = &[
     "nf_tables",
     "nft_numgen",
     "sch_netem",
+    "tcp_diag",
     "tun",
     "veth",
 ];
@@ -76,26 +82,25 @@ pub fn make(
         let to = root.join(library.strip_prefix("/").unwrap_or(library));
         copy(library, &to)?;
     }
+    for file in FILES {
+        copy(Path::new(file), &root.join(file.trim_start_matches('/')))?;
+    }
+    // nginx looks for the user that Debian gives it.
     fs::write(
         root.join("etc/passwd"),
-        "root:x:0:0::/:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n",
+        "root:x:0:0::/:/bin/sh\nwww-data:x:33:33::/:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n",
     )?;
-    fs::write(root.join("etc/group"), "root:x:0:\nnogroup:x:65534:\n")?;
+    fs::write(
+        root.join("etc/group"),
+        "root:x:0:\nwww-data:x:33:\nnogroup:x:65534:\n",
+    )?;
     modules(&root, unpacked, release)?;
     let init = root.join("init");
     // A test for which something is missing fails, unless the image was never
     // meant to have it.
     let is_complete = (!options.every).to_string();
     let script = include_str!("init.sh")
-        .replace(
-            "@ARGS@",
-            &options
-                .args
-                .iter()
-                .map(|arg| quoted(arg))
-                .collect::<Vec<_>>()
-                .join(" "),
-        )
+        .replace("@RUNS@", &runs(programs, &options.args))
         .replace("@COMPLETE@", &is_complete)
         .replace("@BEGIN@", BEGIN)
         .replace("@BROKEN@", BROKEN)
@@ -121,6 +126,19 @@ pub fn plain_name(path: &Path) -> String {
     name.rsplit_once('-')
         .map_or(name.as_ref(), |(name, _)| name)
         .to_owned()
+}
+
+/// Lines of the guest's init, one for each test program.
+fn runs(programs: &Programs, args: &[String]) -> String {
+    let run = |name: String| {
+        let left_out = LEFT_OUT.iter().filter(|(program, _)| *program == name);
+        let skips = left_out.flat_map(|(_, tests)| ["--skip".to_owned(), quoted(tests)]);
+        let words = ["run".to_owned(), name.clone()].into_iter().chain(skips);
+        let words = words.chain(args.iter().map(|arg| quoted(arg)));
+        words.collect::<Vec<_>>().join(" ")
+    };
+    let lines: Vec<_> = programs.names().into_iter().map(run).collect();
+    lines.join("\n")
 }
 
 fn quoted(arg: &str) -> String {

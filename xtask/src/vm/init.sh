@@ -26,9 +26,12 @@ ulimit -n 65536
 export EP_GUEST=1 EP_SCALE=0.05 EDGEPROBE_BIN=/bin/edgeprobe RUST_BACKTRACE=0
 export CI=@COMPLETE@
 cd /tmp || exit
-for test in /tests/*; do
-    echo "@BEGIN@${test##*/}"
-    "$test" --test-threads=1 --show-output @ARGS@ 2>&1
-done
+run() {
+    program=$1
+    shift
+    echo "@BEGIN@$program"
+    "/tests/$program" --test-threads=1 --show-output "$@" 2>&1
+}
+@RUNS@
 echo "@DONE@"
 poweroff -f

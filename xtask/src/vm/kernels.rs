@@ -57,7 +57,7 @@ pub const KERNELS: &[Kernel] = &[
     },
 ];
 
-const PATIENCE: Duration = Duration::from_secs(1800);
+const PATIENCE: Duration = Duration::from_secs(3000);
 
 impl Kernel {
     /// The folder of its unpacked packages; fetches them the first time.
