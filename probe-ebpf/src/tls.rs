@@ -61,7 +61,7 @@ fn completed(conn: &Conn, now_ns: u64) {
     }
 }
 
-/// The client of a connection sends `length` bytes; 0 where that is not known.
+/// The client of a connection sends `length` bytes.
 #[inline(always)]
 pub fn sent(conn: &mut Conn, now_ns: u64, length: u64) {
     match conn.tls {

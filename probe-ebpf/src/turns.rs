@@ -78,7 +78,8 @@ pub fn arrived(conn: &mut Conn, tp: TcpSock, can_be_read: bool) {
 #[inline(always)]
 fn sending(conn: &mut Conn, tp: TcpSock) {
     let write_seq = tp.write_seq();
-    if write_seq == conn.write_seq {
+    let length = write_seq.wrapping_sub(conn.write_seq);
+    if length == 0 {
         return;
     }
     conn.write_seq = write_seq;
@@ -86,7 +87,7 @@ fn sending(conn: &mut Conn, tp: TcpSock) {
         answered(conn, conn::now_ns());
     } else if is(conn, Side::Client) {
         conn.turn_ns = tp.last_sent_ns();
-        tls::sent(conn, conn.turn_ns, 0);
+        tls::sent(conn, conn.turn_ns, length.into());
     }
 }
 
