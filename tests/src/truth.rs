@@ -299,13 +299,31 @@ pub fn against_kernel(table: &mut Table, ours: &Snapshot, theirs: &Counters, ope
 }
 
 /// Kernels that preempt programs may skip some events of a program and all of its
-/// copies. These are counted as lost, and a table may be off by as many.
+/// copies. These are counted as lost, and a table may be off by some of them.
 fn preempts() -> bool {
     skip::kernel() >= (7, 0)
 }
 
+/// Of so many connections the kernel may hide one where it preempts programs.
+const ONE_OF: u64 = 1_000;
+
+/// By how much a table may be off where the kernel preempts programs, whatever it
+/// says it skipped.
+///
+/// Nearly all that is skipped is made up for at the next event of its connection
+/// and shows in no line. Without a limit the number of skipped events, some
+/// thousands of ten thousand connections, would let any line pass. So it is one
+/// connection in a thousand. It is not none: on one emulated processor the client's
+/// end of 7 in 10 000 was not counted.
+fn most_off(snapshot: &Snapshot) -> i64 {
+    let begun = |side: &str| sum(snapshot, side, |one| one.opened + failures_except(one, &[]));
+    let connections = begun("client").max(begun("server"));
+    i64::try_from(connections.div_ceil(ONE_OF)).unwrap_or(i64::MAX)
+}
+
 /// Changes of connections that the tool itself says it may have missed since the
-/// kernel skipped its programs; 0 where the kernel does not preempt them.
+/// kernel skipped its programs, but no more than one in a thousand connections,
+/// rounded up; 0 where the kernel does not preempt them.
 pub fn preempted(snapshot: &Snapshot) -> i64 {
     const CHANGES: [&str; 5] = [
         "inet_sock_set_state",
@@ -317,17 +335,25 @@ pub fn preempted(snapshot: &Snapshot) -> i64 {
     let lost = (snapshot.lost.iter())
         .filter(|lost| preempts() && lost.cause == "recursion" && CHANGES.contains(&&*lost.hook));
     let count = lost.map(|lost| lost.count).sum::<u64>();
-    println!("preempted and skipped: {count} events");
-    i64::try_from(count).unwrap_or(i64::MAX)
+    let count = i64::try_from(count).unwrap_or(i64::MAX);
+    let allowed = count.min(most_off(snapshot));
+    println!("preempted and skipped: {count} events, {allowed} may show");
+    allowed
 }
 
-/// Events of a tracepoint that the kernel skipped all of its programs at.
-pub(crate) fn skipped(snapshot: &Snapshot, tracepoint: &str) -> i64 {
+/// Events of a tracepoint that the kernel skipped all of its programs at, within
+/// the same bound where it preempts them.
+fn skipped(snapshot: &Snapshot, tracepoint: &str) -> i64 {
     let hook = format!("tp_btf/{tracepoint}");
     let programs =
         (snapshot.programs.iter()).filter(|program| program.hook == hook && program.attached);
     let skipped = programs.map(|program| program.skipped).min();
-    i64::try_from(skipped.unwrap_or_default()).unwrap_or(i64::MAX)
+    let skipped = i64::try_from(skipped.unwrap_or_default()).unwrap_or(i64::MAX);
+    if preempts() {
+        skipped.min(most_off(snapshot))
+    } else {
+        skipped
+    }
 }
 
 /// Compares bytes with what the programs at both ends wrote and read.

@@ -1,7 +1,7 @@
 //! Who a socket belongs to: what the processes themselves know, and what the
 //! kernel counts for their namespaces.
 
-use std::{collections::BTreeSet, fs, net::SocketAddr};
+use std::{collections::BTreeSet, net::SocketAddr};
 
 use probe_tests::{
     actor::{self, Actor, Cgroup, expect},
@@ -162,15 +162,6 @@ fn a_connection_that_waits_for_accept_is_its_listeners() {
     daemon.stop();
 }
 
-/// A daemon with a configuration.
-fn configured(namespaces: &[&Netns], text: &str) -> (Daemon, tempfile::TempDir) {
-    let folder = tempfile::tempdir().expect("a folder");
-    let file = folder.path().join("config.toml");
-    fs::write(&file, text).expect("a file");
-    let file = file.to_str().expect("a path of plain letters");
-    (Daemon::start(namespaces, &["--config", file]), folder)
-}
-
 fn opened(snapshot: &Snapshot, is: impl Fn(&TcpSeries) -> bool) -> u64 {
     let series = snapshot.tcp.iter().filter(|one| is(one));
     series.map(|one| one.opened).sum()
@@ -188,7 +179,7 @@ fn series_are_told_apart_by_owner_and_add_up() {
     let pair = Pair::new();
     let serving = Cgroup::new("a.service");
     let mut server = Actor::start(&pair.server, &serving);
-    let (daemon, _folder) = configured(&pair.both(), "[metrics]\nowner_label = true\n");
+    let daemon = Daemon::configured(&pair.both(), "[metrics]\nowner_label = true\n", &[]);
     let before = pair.counters();
     for address in at(8080) {
         server.listen(address, Protocol::TCP);
@@ -243,7 +234,7 @@ fn a_service_is_found_by_its_control_group_and_by_its_unit() {
          [[service]]\nname = \"by-unit\"\nunit = \"job.service\"\n",
         serving.path()
     );
-    let (daemon, _folder) = configured(&pair.both(), &text);
+    let daemon = Daemon::configured(&pair.both(), &text, &[]);
     let before = pair.counters();
     // One that was there, one that comes below it.
     let worker = serving.below("worker");
@@ -305,7 +296,7 @@ fn listeners_on_one_port_are_told_apart_by_their_addresses() {
         .each_ref()
         .map(|cgroup| Actor::start(&pair.server, cgroup));
     let places = ["10.77.0.1:8080", "10.77.0.3:8080"].map(|one| one.parse().expect("an address"));
-    let (daemon, _folder) = configured(&pair.both(), "[metrics]\nowner_label = true\n");
+    let daemon = Daemon::configured(&pair.both(), "[metrics]\nowner_label = true\n", &[]);
     let calling = Cgroup::new("caller");
     let mut client = Actor::start(&pair.client, &calling);
     for ((server, place), count) in servers.iter_mut().zip(places).zip([10, 30]) {
@@ -338,7 +329,7 @@ fn namespaces_are_told_apart_by_name() {
     }
     let namespaces = [Netns::new(), Netns::new()];
     let watched = namespaces.each_ref();
-    let (daemon, _folder) = configured(&watched, "[metrics]\nnetns_label = true\n");
+    let daemon = Daemon::configured(&watched, "[metrics]\nnetns_label = true\n", &[]);
     let cgroup = Cgroup::new("x");
     let address = "127.0.0.1:8080".parse().expect("an address");
     for (netns, count) in namespaces.iter().zip([10, 30]) {

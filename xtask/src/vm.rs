@@ -42,6 +42,7 @@ const BROKEN: &str = "EDGEPROBE-GUEST-BROKEN ";
 /// The test programs that tell whether an object loads and counts rightly. The
 /// others ask for the same of every kernel, and emulated processors are slow.
 const COUNTING: &[&str] = &[
+    "closes",
     "drops",
     "full",
     "handshake",
@@ -52,6 +53,7 @@ const COUNTING: &[&str] = &[
     "segments",
     "servers",
     "truth",
+    "turns",
     "xdp",
 ];
 
