@@ -76,8 +76,8 @@ pub static VISITED: Array<u64, 1, 0> = Array::new();
 pub static LISTENERS: HashMap<u64, u8, 4096, NO_PREALLOC> = HashMap::new();
 
 /// What listeners that have closed had dropped (`sk_drops`), by where they
-/// listened. Written when one closes, read by the collector. Full: counted; those
-/// drops are nobody's.
+/// listened. Written when one closes, read by the collector, which removes those
+/// of namespaces that are gone. Full: counted; those drops are nobody's.
 #[btf_map]
 pub static LISTENER_DROPS: HashMap<ListenerKey, u64, 1024, NO_PREALLOC> = HashMap::new();
 
@@ -151,8 +151,8 @@ pub static FLOW_COUNT: Array<u64, 1, 0> = Array::new();
 #[btf_map]
 pub static OVERFLOW: Array<Traffic, 1, 0> = Array::new();
 
-/// The value of a key in a map of counters, whose entries are never removed; made
-/// if it is not there. `None` where the map is full.
+/// The value of a key in a map of counters, made if it is not there. `None` where
+/// the map is full.
 #[inline(always)]
 pub fn counter<K, const N: usize>(
     map: &HashMap<K, u64, N, NO_PREALLOC>,

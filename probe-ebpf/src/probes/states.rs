@@ -169,7 +169,7 @@ fn listens_no_more(tp: TcpSock) {
         port: tp.local_port().into(),
     };
     match maps::counter(&LISTENER_DROPS, &key) {
-        // SAFETY: a map value; entries of this map are never removed.
+        // SAFETY: a map value; one that is being removed takes what is added along.
         Some(sum) => unsafe { atomic::add(sum, drops) },
         None => lost::count(HOOK, Cause::MapFull),
     }
