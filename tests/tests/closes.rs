@@ -353,7 +353,12 @@ fn a_reset_from_time_wait_leaves_the_end_as_it_was() {
         .filter(|one| one.direction == "sent")
         .map(|one| one.count)
         .sum();
-    let theirs = &pair.counters() - &before;
-    assert_eq!(Ok(sent), u64::try_from(theirs.get("Tcp.OutRsts")));
+    let theirs = (&pair.counters() - &before).get("Tcp.OutRsts");
+    if skip::kernel() >= (6, 10) {
+        assert_eq!(i64::try_from(sent), Ok(theirs));
+    } else {
+        // There no event tells of a reset without a full socket.
+        assert_eq!((sent, theirs), (0, 1));
+    }
     daemon.stop();
 }
