@@ -93,8 +93,8 @@ pub struct Conn {
     pub tls_seq: u32,
     /// `write_seq` when a send was last seen.
     pub write_seq: u32,
-    /// Segments received with payload when the program last read or shut the
-    /// connection down; looked at where it has left ESTABLISHED.
+    /// Segments received with payload when the connection left ESTABLISHED, or
+    /// after that when the program had last read all there was.
     pub data_segs: u32,
     /// Zero.
     pub _pad: u32,

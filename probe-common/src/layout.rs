@@ -162,6 +162,8 @@ layout! {
     tcp_wstamp_ns: Field("tcp_sock.tcp_wstamp_ns"), 8, required;
     /// `u32`, segments received.
     segs_in: Field("tcp_sock.segs_in"), 4, required;
+    /// `u32`, next sequence number to be read.
+    copied_seq: Field("tcp_sock.copied_seq"), 4, required;
     /// `u32`, segments received with payload.
     data_segs_in: Field("tcp_sock.data_segs_in"), 4, required;
     /// `int`, how long to stay in FIN_WAIT2; negative: not at all.

@@ -460,15 +460,19 @@ pub fn observe_newest_rtt(conn: &mut Conn, tp: TcpSock, row: RowRef) {
     }
 }
 
-/// Whether the kernel resets a connection in this state by itself, since data
-/// came that nobody can read any more (`tcp_input.c:tcp_rcv_state_process`), or
-/// since it was closed with such data. Its socket has the same error as after a
-/// reset by the peer, or none.
+/// Whether the kernel resets a connection in this state by itself: since data came
+/// that nobody can read any more (`tcp_input.c:tcp_rcv_state_process`), or since it
+/// is not to wait in FIN_WAIT2 (`TCP_LINGER2`). Its socket has the same error as
+/// after a reset by the peer, or none. Data that had come before looks the same.
 #[inline(always)]
 pub fn is_refused(conn: &Conn, tp: TcpSock, state: u8) -> bool {
-    matches!(state, state::FIN_WAIT1 | state::FIN_WAIT2 | state::CLOSING)
-        && tp.is_deaf()
-        && tp.data_segs_in() != conn.data_segs
+    match state {
+        state::FIN_WAIT2 if tp.linger2() < 0 && !tp.sock().has_user() => true,
+        state::FIN_WAIT1 | state::FIN_WAIT2 | state::CLOSING => {
+            tp.is_deaf() && tp.has_read_all() && tp.data_segs_in() != conn.data_segs
+        }
+        _ => false,
+    }
 }
 
 /// Adds what the socket did since the last time to its row. `state` is the

@@ -4,12 +4,17 @@
 
 use std::{
     io::{Read as _, Write as _},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use probe_tests::{daemon::Daemon, netns::Pair, poll, skip};
+use probe_tests::{
+    daemon::Daemon,
+    netns::{Netns, Pair},
+    poll, skip,
+    tcp_info::tcp_info,
+};
 use probe_user::snapshot::{Histogram, Snapshot};
 
 /// A pause that stands out from all that happens by itself.
@@ -71,6 +76,42 @@ fn server_first(pair: &Pair, port: u16, (mut client, mut server): Ends) {
     keep_alive(pair, port, (client, server));
 }
 
+/// The second question is on its way before the first has its answer, and so on:
+/// each answer follows a question, not its own.
+fn interleaved(_: &Pair, _: u16, (mut client, mut server): Ends) {
+    pass(&mut client, &mut server, 100);
+    for _ in 0..5 {
+        pass(&mut client, &mut server, 100);
+        thread::sleep(pause());
+        pass(&mut server, &mut client, 1000);
+    }
+    pass(&mut server, &mut client, 1000);
+}
+
+/// A question and an answer of many segments.
+fn large(_: &Pair, _: u16, (mut client, mut server): Ends) {
+    const BYTES: usize = 300_000;
+    let copy = |from: &mut TcpStream, to: &mut TcpStream| {
+        thread::scope(|scope| {
+            scope.spawn(|| from.write_all(&vec![7; BYTES]).expect("it is sent"));
+            to.read_exact(&mut vec![0; BYTES]).expect("it arrives");
+        });
+    };
+    copy(&mut client, &mut server);
+    thread::sleep(pause());
+    copy(&mut server, &mut client);
+}
+
+/// The client closes its direction after the question, so that its answer is no
+/// event there.
+fn half_closed(_: &Pair, _: u16, (mut client, mut server): Ends) {
+    pass(&mut client, &mut server, 100);
+    client.shutdown(Shutdown::Write).expect("a FIN is sent");
+    assert_eq!(server.read(&mut [0]).expect("a FIN"), 0);
+    thread::sleep(pause());
+    pass(&mut server, &mut client, 1000);
+}
+
 fn to_the_server(_: &Pair, _: u16, (mut client, mut server): Ends) {
     for _ in 0..50 {
         pass(&mut client, &mut server, 1000);
@@ -83,37 +124,64 @@ fn to_the_client(_: &Pair, _: u16, (mut client, mut server): Ends) {
     }
 }
 
-/// The first segment of an answer is lost for a pause, the second one is not.
-fn answer_overtaken(pair: &Pair, port: u16, (mut client, mut server): Ends) {
-    pass(&mut client, &mut server, 100);
-    pair.client.nft(&format!(
+/// Loses what arrives in a namespace, while something is done.
+fn losing<T>(netns: &Netns, which: &str, meanwhile: impl FnOnce() -> T) -> T {
+    netns.nft(&format!(
         "table inet ep {{ chain pre {{ type filter hook prerouting priority raw; \
-         tcp sport {port} meta length > 500 drop; }}; }}"
+         {which} drop; }}; }}"
     ));
-    server.write_all(&[7; 1000]).expect("it is sent");
-    server.write_all(&[7; 10]).expect("it is sent");
-    thread::sleep(pause());
-    pair.client.nft("delete table inet ep\n");
+    let done = meanwhile();
+    netns.nft("delete table inet ep\n");
+    done
+}
+
+/// The first segment of an answer is lost for a pause, the second one is not. The
+/// rule is there before the turn begins: to make it takes its time.
+fn answer_overtaken(pair: &Pair, port: u16, (mut client, mut server): Ends) {
+    let which = format!("tcp sport {port} meta length > 500");
+    losing(&pair.client, &which, || {
+        pass(&mut client, &mut server, 100);
+        server.write_all(&[7; 1000]).expect("it is sent");
+        server.write_all(&[7; 10]).expect("it is sent");
+        thread::sleep(pause());
+    });
     client.read_exact(&mut [0; 1010]).expect("all arrives");
 }
 
-/// How many times are observed at the client and at the server, and how many of
-/// them are about a pause long; the others are much shorter.
+/// The acknowledgments of a question are lost, so that it comes again between two
+/// pauses: it has come the first time.
+fn question_again(pair: &Pair, port: u16, (mut client, mut server): Ends) {
+    let which = format!("tcp sport {port} meta length < 500");
+    losing(&pair.client, &which, || {
+        pass(&mut client, &mut server, 100);
+        thread::sleep(pause());
+        poll::until("it is sent again", || {
+            let info = tcp_info(&client).expect("TCP_INFO");
+            (info.tcpi_total_retrans > 0).then_some(())
+        });
+        thread::sleep(pause());
+    });
+    pass(&mut server, &mut client, 1000);
+}
+
+/// How many times are observed at the client and at the server, how many of them
+/// are about a pause long or longer, the others being much shorter, and how many
+/// pauses are in all of them together.
 struct Expected {
-    client: [u64; 2],
-    server: [u64; 2],
+    client: [u64; 3],
+    server: [u64; 3],
 }
 
 const fn both(count: u64) -> Expected {
     Expected {
-        client: [count, count],
-        server: [count, count],
+        client: [count; 3],
+        server: [count; 3],
     }
 }
 
 type Way = fn(&Pair, u16, Ends);
 
-const WAYS: [(&str, Way, Expected); 6] = [
+const WAYS: [(&str, Way, Expected); 10] = [
     ("keep alive", keep_alive, both(5)),
     // Of several questions the last one counts, of their answers the first.
     ("pipelined", pipelined, both(5)),
@@ -121,32 +189,55 @@ const WAYS: [(&str, Way, Expected); 6] = [
     ("server first", server_first, both(5)),
     ("to the server", to_the_server, both(0)),
     ("to the client", to_the_client, both(0)),
+    // The last answer follows no question.
+    ("interleaved", interleaved, both(5)),
+    ("large", large, both(1)),
+    (
+        "half closed",
+        half_closed,
+        Expected {
+            client: [0; 3],
+            server: [1; 3],
+        },
+    ),
     // The server has sent at once; its client has waited.
     (
         "answer overtaken",
         answer_overtaken,
         Expected {
-            client: [1, 1],
-            server: [1, 0],
+            client: [1; 3],
+            server: [1, 0, 0],
+        },
+    ),
+    (
+        "question again",
+        question_again,
+        Expected {
+            client: [1, 1, 2],
+            server: [1, 1, 2],
         },
     ),
 ];
 
-/// Observations, and those from a pause on.
-fn observed(snapshot: &Snapshot, side: &str, port: u16) -> [u64; 2] {
+/// The observations of a side.
+fn observations(snapshot: &Snapshot, side: &str, port: u16) -> Histogram {
     let mut sum = Histogram::default();
     for one in snapshot.tcp.iter().filter(|one| one.labels.side == side) {
         if one.labels.svc == port.to_string() {
             sum.add(&one.first_byte);
         }
     }
+    sum
+}
+
+/// How many are about a pause long or longer.
+fn long(histogram: &Histogram) -> u64 {
     // A bucket is 4.4 % wide.
     let bound = pause().as_secs_f64() * 0.95;
-    let long = (sum.slots.iter())
+    (histogram.slots.iter())
         .filter(|(slot, _)| probe_user::snapshot::bucket_seconds(*slot).1 > bound)
         .map(|(_, count)| count)
-        .sum();
-    [sum.count(), long]
+        .sum()
 }
 
 #[test]
@@ -161,11 +252,15 @@ fn first_bytes_are_counted_for_each_way_to_take_turns() {
     }
     let pair = Pair::new();
     let daemon = Daemon::start(&pair.both(), &[]);
-    for ((name, way, _), port) in WAYS.iter().zip(9000..) {
+    let mut lasted = [Duration::ZERO; WAYS.len()];
+    for (((name, way, _), port), lasted) in WAYS.iter().zip(9000..).zip(&mut lasted) {
         for address in Pair::SERVERS {
             let at = SocketAddr::new(address, port);
             println!("{name}: {at}");
-            way(&pair, port, open(&pair, at));
+            let ends = open(&pair, at);
+            let since = Instant::now();
+            way(&pair, port, ends);
+            *lasted += since.elapsed();
         }
     }
     let ends = 2 * (WAYS.len() * Pair::SERVERS.len()) as u64;
@@ -174,12 +269,23 @@ fn first_bytes_are_counted_for_each_way_to_take_turns() {
         let closed = snapshot.tcp.iter().flat_map(|one| one.closed.values());
         (closed.sum::<u64>() == ends).then_some(snapshot)
     });
-    let twice = |counts: [u64; 2]| counts.map(|count| count * Pair::SERVERS.len() as u64);
-    for ((name, _, expected), port) in WAYS.iter().zip(9000..) {
+    let families = Pair::SERVERS.len() as u64;
+    for (((name, _, expected), port), lasted) in WAYS.iter().zip(9000..).zip(lasted) {
         for (side, wanted) in [("client", expected.client), ("server", expected.server)] {
-            let found = observed(&snapshot, side, port);
-            println!("{name}, {side}: {found:?}");
-            assert_eq!(found, twice(wanted), "{name}, {side}");
+            let found = observations(&snapshot, side, port);
+            let counts = [found.count(), long(&found)];
+            println!("{name}, {side}: {counts:?}, {:.6} s", found.sum_seconds);
+            let [count, long, pauses] = wanted.map(|number| number * families);
+            assert_eq!(counts, [count, long], "{name}, {side}");
+            // A sleep is never too short, and at one side no time of an answer
+            // overlaps with that of another: they lie within those of the program.
+            // Each is cut to a microsecond.
+            let least = pause().as_secs_f64() * pauses as f64 - 1e-6 * count as f64;
+            assert!(
+                (least..=lasted.as_secs_f64()).contains(&found.sum_seconds),
+                "{name}, {side}: {} s, {least} s of pauses in {lasted:?}",
+                found.sum_seconds
+            );
         }
     }
     // The last of the questions: the first was three pauses before its answer.

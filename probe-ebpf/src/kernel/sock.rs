@@ -248,6 +248,8 @@ impl TcpSock {
         snd_cwnd: snd_cwnd as u32;
         /// Receive window in bytes.
         rcv_wnd: rcv_wnd as u32;
+        /// Next sequence number that a program reads.
+        copied_seq: copied_seq as u32;
         /// Next sequence number expected.
         rcv_nxt: rcv_nxt as u32;
         /// Time that the socket last looked at, in nanoseconds of
@@ -359,6 +361,12 @@ impl TcpSock {
         // SAFETY: a BTF-typed pointer; see `load`.
         let flags: u64 = unsafe { load(self.0, global!(LAYOUT.skc_flags)) };
         flags & SOCK_DONE != 0
+    }
+
+    /// Whether a program has read all data there is.
+    #[inline(always)]
+    pub fn has_read_all(self) -> bool {
+        self.copied_seq() == self.rcv_nxt()
     }
 
     /// Whether nobody can read what the peer still sends.

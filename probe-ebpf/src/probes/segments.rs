@@ -107,7 +107,7 @@ fn reads(ctx: *const c_void) {
     if let Some((conn, tp)) = in_use(arg(ctx, 0) as *const c_void) {
         turns::used(conn);
         conn::observe_window(conn, tp);
-        if conn.flags & OPEN == 0 {
+        if conn.flags & OPEN == 0 && tp.has_read_all() {
             conn.data_segs = tp.data_segs_in();
         }
     }

@@ -272,8 +272,10 @@ fn is_abort(old: u8) -> bool {
 fn how(tp: TcpSock, old: u8, is_refused: bool) -> Closed {
     match (tp.err(), old) {
         (0 | ECONNRESET, _) if is_refused => Closed::ResetSent,
-        // It was to end at once (`TCP_LINGER2`).
-        (0, state::FIN_WAIT2) if tp.linger2() < 0 && !tp.sock().has_user() => Closed::ResetSent,
+        // Closed with data unread.
+        (0, state::FIN_WAIT1 | state::FIN_WAIT2) if tp.is_deaf() && !tp.has_read_all() => {
+            Closed::ResetSent
+        }
         (ECONNRESET | EPIPE, _) => Closed::ResetReceived,
         (ETIMEDOUT | EHOSTUNREACH | ENETUNREACH, _) => Closed::Timeout,
         (0, _) if is_abort(old) => Closed::ResetSent,
