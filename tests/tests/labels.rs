@@ -162,8 +162,13 @@ fn connections_go_by_the_names_of_the_configuration() {
         .sum();
     assert_eq!(clients, total);
     // A listener of all addresses is that of the first service.
-    let queue = snapshot.listeners.iter().find(|one| one.svc == "edge");
-    assert_eq!(queue.map(|one| one.accept_queue_limit), Some(128));
+    let limit = poll::until("the listener has been visited", || {
+        let snapshot = daemon.snapshot();
+        let mut queues = snapshot.listeners.iter();
+        let queue = queues.find(|one| one.accept_queue_limit != 0)?;
+        Some((queue.svc.clone(), queue.accept_queue_limit))
+    });
+    assert_eq!(limit, ("edge".to_owned(), 128));
     drop(listener);
     daemon.stop();
 }
