@@ -39,7 +39,7 @@ mod kind {
 #[derive(Debug, Error)]
 pub enum Error {
     /// It cannot be read.
-    #[error("cannot read {path}: {source}; the kernel must be built with CONFIG_DEBUG_INFO_BTF=y")]
+    #[error("cannot read {path}; the kernel must be built with CONFIG_DEBUG_INFO_BTF=y")]
     Read {
         /// The file.
         path: String,
