@@ -4,7 +4,8 @@ use std::{
     collections::BTreeSet,
     env,
     ffi::{OsStr, OsString},
-    fs::{self, File},
+    fs::{self, File, Permissions},
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
@@ -45,6 +46,21 @@ pub fn binary() -> PathBuf {
     newest
         .expect("edgeprobe is not built: run `cargo xtask build`, or set EDGEPROBE_BIN")
         .1
+}
+
+/// A copy of the binary in a folder, where every user may read both: it may have
+/// been built where nobody else can go.
+///
+/// # Panics
+///
+/// Where it cannot be made.
+pub fn readable_binary(folder: &Path) -> PathBuf {
+    let copy = folder.join("edgeprobe");
+    fs::copy(binary(), &copy).expect("a copy of the binary");
+    for path in [folder, &copy] {
+        fs::set_permissions(path, Permissions::from_mode(0o755)).expect("permissions");
+    }
+    copy
 }
 
 /// An `edgeprobe` command to run.

@@ -4,7 +4,7 @@ use std::{
     fmt::Display,
     fs::{self, File},
     io::Write,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
     os::fd::AsRawFd,
     path::{Path, PathBuf},
     process::{self, Command, Output, Stdio},
@@ -13,6 +13,7 @@ use std::{
         atomic::{AtomicU32, Ordering},
     },
     thread,
+    time::Duration,
 };
 
 use crate::snmp::Counters;
@@ -226,6 +227,27 @@ impl Pair {
     pub const NOBODY: [IpAddr; 2] = [IpAddr::V4(v4(99)), IpAddr::V6(v6(99))];
     /// Addresses of the server, both families.
     pub const SERVERS: [IpAddr; 2] = [Self::SERVER_V4, Self::SERVER_V6];
+
+    /// A connection from the client's namespace: its listener, the client's end and
+    /// the server's. No read waits for more than a minute.
+    ///
+    /// # Panics
+    ///
+    /// Where it does not open.
+    #[track_caller]
+    pub fn connect(&self, at: SocketAddr) -> (TcpListener, TcpStream, TcpStream) {
+        let listener = self.server.run(|| TcpListener::bind(at)).expect("a port");
+        let client = self
+            .client
+            .run(|| TcpStream::connect(at))
+            .expect("it is open");
+        let (server, _) = listener.accept().expect("it is open");
+        for stream in [&client, &server] {
+            let patience = Some(Duration::from_secs(60));
+            stream.set_read_timeout(patience).expect("a timeout");
+        }
+        (listener, client, server)
+    }
 
     /// Both namespaces.
     pub fn both(&self) -> [&Netns; 2] {

@@ -47,16 +47,7 @@ struct Place<'a> {
 impl<'a> Place<'a> {
     /// Opens a connection: its ends, the first one first.
     fn open(pair: &'a Pair, at: SocketAddr, first: End) -> (Self, TcpStream, TcpStream) {
-        let listener = pair.server.run(|| TcpListener::bind(at)).expect("a port");
-        let client = pair
-            .client
-            .run(|| TcpStream::connect(at))
-            .expect("it is open");
-        let (server, _) = listener.accept().expect("it is open");
-        for stream in [&client, &server] {
-            let patience = Some(Duration::from_secs(60));
-            stream.set_read_timeout(patience).expect("a timeout");
-        }
+        let (listener, client, server) = pair.connect(at);
         let place = Self {
             pair,
             at,

@@ -2,15 +2,13 @@
 //! daemon's own HTTP, and an interface that somebody else uses.
 
 use std::{
-    fs::{self, Permissions},
     net::TcpListener,
-    os::unix::fs::PermissionsExt as _,
     process::{Command, Output, Stdio},
     thread,
 };
 
 use probe_tests::{
-    daemon::{Daemon, binary, edgeprobe, slowness},
+    daemon::{Daemon, edgeprobe, readable_binary, slowness},
     http,
     load::{self, Clients, Server, on_port},
     netns::{DEVICE, Pair},
@@ -154,12 +152,8 @@ fn doctor_finds_this_kernel_fit_for_the_daemon_that_runs_here() {
     // Anyone may ask; what only root can see is then unknown, not missing.
     let mut command = Command::new("setpriv");
     command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]);
-    // The binary may lie where nobody else can go.
     let folder = tempfile::tempdir().expect("a folder");
-    fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).expect("permissions");
-    let copy = folder.path().join("edgeprobe");
-    fs::copy(binary(), &copy).expect("a copy of the binary");
-    command.arg(copy).arg("doctor");
+    command.arg(readable_binary(folder.path())).arg("doctor");
     let text = output(command);
     assert!(text.contains("CAP_BPF"), "{text}");
     daemon.stop();

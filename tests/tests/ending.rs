@@ -11,7 +11,7 @@ use std::{
 };
 
 use probe_tests::{
-    daemon::{Daemon, KernelObject, edgeprobe},
+    daemon::{Daemon, KernelObject, edgeprobe, readable_binary},
     netns::{DEVICE, Netns, Pair},
     poll, skip,
 };
@@ -168,17 +168,6 @@ fn what_cannot_work_is_refused_in_one_line() {
             listed(kind).into_iter().all(is_old).then_some(())
         });
     }
-}
-
-/// A copy of the binary where every user may read it.
-fn readable_binary(folder: &Path) -> std::path::PathBuf {
-    use std::os::unix::fs::PermissionsExt;
-    let copy = folder.join("edgeprobe");
-    fs::copy(probe_tests::daemon::binary(), &copy).expect("a copy of the binary");
-    for path in [folder, &copy] {
-        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("permissions");
-    }
-    copy
 }
 
 #[test]

@@ -4,7 +4,7 @@
 
 use std::{
     io::{Read as _, Write as _},
-    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    net::{Shutdown, SocketAddr, TcpStream},
     thread,
     time::{Duration, Instant},
 };
@@ -26,16 +26,9 @@ fn pause() -> Duration {
 type Ends = (TcpStream, TcpStream);
 
 fn open(pair: &Pair, at: SocketAddr) -> Ends {
-    let listener = pair.server.run(|| TcpListener::bind(at)).expect("a port");
-    let client = pair
-        .client
-        .run(|| TcpStream::connect(at))
-        .expect("it is open");
-    let (server, _) = listener.accept().expect("it is open");
+    let (_, client, server) = pair.connect(at);
     for stream in [&client, &server] {
         stream.set_nodelay(true).expect("no delay");
-        let patience = Some(Duration::from_secs(60));
-        stream.set_read_timeout(patience).expect("a timeout");
     }
     (client, server)
 }
