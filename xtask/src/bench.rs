@@ -21,6 +21,7 @@ use figures::{median, ratios};
 const PACKAGES: &[&str] = &[
     "bpftool",
     "iproute2",
+    "nftables",
     "nginx-light",
     "procps",
     "util-linux",
@@ -50,9 +51,9 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let arena = Arena::new(&folder, &edgeprobe)?;
 
     let speed = speed(&arena, options)?;
-    let programs = programs(&arena, options)?;
+    let [whole, lossy] = programs(&arena, options)?;
     let xdp = xdp(&arena, &folder)?;
-    print(options, &speed, &programs, &xdp);
+    print(options, &speed, &whole, &lossy, &xdp);
     Ok(())
 }
 
@@ -122,12 +123,20 @@ struct Cost {
     nanoseconds: f64,
 }
 
-fn programs(arena: &Arena, options: &Options) -> Result<Vec<Cost>> {
+/// The programs under the load, and while segments are lost.
+fn programs(arena: &Arena, options: &Options) -> Result<[Vec<Cost>; 2]> {
     cmd::say("time in the programs, with kernel.bpf_stats_enabled");
     let _stats = arena::Statistics::on()?;
     let daemon = Daemon::start(arena, Programs::All, &[])?;
+    let time = Duration::from_secs(options.seconds);
+    let whole = costs(&daemon, || arena.load(time))?;
+    let lossy = costs(&daemon, || arena.lossy_load(time))?;
+    Ok([whole, lossy])
+}
+
+fn costs(daemon: &Daemon, load: impl FnOnce() -> Result<Load>) -> Result<Vec<Cost>> {
     let before = daemon.programs()?;
-    let load: Load = arena.load(Duration::from_secs(options.seconds))?;
+    let load = load()?;
     // A connection that wrk left open ends a moment later.
     thread::sleep(Duration::from_millis(300));
     let after = daemon.programs()?;
@@ -187,7 +196,7 @@ const PACKET: [u8; 60] = {
     packet
 };
 
-fn print(options: &Options, speed: &Speed, costs: &[Cost], xdp: &[(&str, f64)]) {
+fn print(options: &Options, speed: &Speed, whole: &[Cost], lossy: &[Cost], xdp: &[(&str, f64)]) {
     let Options { rounds, seconds } = options;
     let [without, empty, all] = &speed.rates;
     let line =
@@ -227,23 +236,12 @@ fn print(options: &Options, speed: &Speed, costs: &[Cost], xdp: &[(&str, f64)]) 
         line(name, format!("{:.0}", median(rates)), remark);
     }
     println!("(b) time in programs for a connection, both ends; 70 ns of measurement in each run");
+    print_costs(whole, "  aim 3000");
     println!(
-        "  {:<24}{:>12}{:>12}{:>12}",
-        "program", "runs", "ns/run", "ns"
+        "    the same where one segment in {} is lost",
+        arena::LOST_OF
     );
-    for cost in costs {
-        let total = cost.runs * cost.nanoseconds;
-        println!(
-            "  {:<24}{:>12.2}{:>12.0}{:>12.0}",
-            cost.program, cost.runs, cost.nanoseconds, total
-        );
-    }
-    let total: f64 = costs.iter().map(|cost| cost.runs * cost.nanoseconds).sum();
-    let runs: f64 = costs.iter().map(|cost| cost.runs).sum();
-    println!(
-        "  {:<24}{:>12.2}{:>12}{:>12.0}  aim 3000",
-        "all", runs, "", total
-    );
+    print_costs(lossy, "");
     println!("(c) XDP, a packet of a known flow");
     let base = xdp.first().map_or(1.0, |(_, time)| *time);
     for (name, time) in xdp {
@@ -266,6 +264,24 @@ fn print(options: &Options, speed: &Speed, costs: &[Cost], xdp: &[(&str, f64)]) 
         "aim 32 MiB".to_owned(),
     );
     line("maps", mebibytes(speed.maps), "kernel memory".to_owned());
+}
+
+fn print_costs(costs: &[Cost], aim: &str) {
+    println!(
+        "  {:<24}{:>12}{:>12}{:>12}",
+        "program", "runs", "ns/run", "ns"
+    );
+    let (mut runs, mut time) = (0.0, 0.0);
+    for cost in costs {
+        let total = cost.runs * cost.nanoseconds;
+        println!(
+            "  {:<24}{:>12.2}{:>12.0}{:>12.0}",
+            cost.program, cost.runs, cost.nanoseconds, total
+        );
+        runs += cost.runs;
+        time += total;
+    }
+    println!("  {:<24}{runs:>12.2}{:>12}{time:>12.0}{aim}", "all", "");
 }
 
 fn mebibytes(bytes: u64) -> String {

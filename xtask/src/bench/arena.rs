@@ -17,6 +17,8 @@ use crate::cmd;
 
 const STATISTICS: &str = "/proc/sys/kernel/bpf_stats_enabled";
 const ADDRESS: &str = "127.0.0.1:8080";
+/// Of how many segments one is lost under [`Arena::lossy_load`].
+pub const LOST_OF: u32 = 20;
 const READY: Duration = Duration::from_secs(30);
 
 /// The namespace and the server.
@@ -83,8 +85,32 @@ impl Arena {
 
     /// Makes connections for some time, as many as go.
     pub fn load(&self, time: Duration) -> Result<Load> {
+        let (load, errors) = self.wrk(time, 16)?;
+        match errors {
+            Some(errors) => bail!("wrk met errors: {errors}"),
+            None => Ok(load),
+        }
+    }
+
+    /// The same while one segment in [`LOST_OF`] is lost, with more connections
+    /// at once, since most of them wait.
+    pub fn lossy_load(&self, time: Duration) -> Result<Load> {
+        let rules = format!(
+            "table inet ep {{ chain pre {{ type filter hook prerouting priority raw; \
+             meta l4proto tcp numgen random mod {LOST_OF} == 0 drop; }}; }}"
+        );
+        cmd::output(self.inside("nft").arg(rules))?;
+        let load = self.wrk(time, 1024);
+        cmd::output(self.inside("nft").args(["delete", "table", "inet", "ep"]))?;
+        // What takes wrk too long is an error to it.
+        Ok(load?.0)
+    }
+
+    /// What `wrk` did on so many connections, and what it calls errors.
+    fn wrk(&self, time: Duration, connections: u32) -> Result<(Load, Option<String>)> {
         let mut wrk = self.inside("wrk");
-        wrk.args(["-t1", "-c16", &format!("-d{}s", time.as_secs())])
+        wrk.args(["-t1", &format!("-c{connections}")])
+            .arg(format!("-d{}s", time.as_secs()))
             .args([
                 "--header",
                 "Connection: close",
@@ -94,20 +120,18 @@ impl Arena {
         let text = cmd::output(&mut wrk)?;
         let seconds = begin.elapsed().as_secs_f64();
         let errors = text.lines().find(|line| line.contains("Socket errors"));
-        if let Some(errors) = errors {
-            bail!("wrk met errors: {}", errors.trim());
-        }
         let requests = requests(&text).context("wrk printed no number of requests")?;
         let rate = text
             .lines()
             .find_map(|line| line.strip_prefix("Requests/sec:"))
             .and_then(|rate| rate.trim().parse().ok())
             .context("wrk printed no rate")?;
-        Ok(Load {
+        let load = Load {
             requests,
             rate,
             seconds,
-        })
+        };
+        Ok((load, errors.map(|errors| errors.trim().to_owned())))
     }
 
     /// A device for XDP in the namespace.
