@@ -119,7 +119,7 @@ layout! {
     sk_drops: Field("sock.sk_drops"), 4, required;
     /// `u32`, length of a listener's accept queue.
     sk_ack_backlog: Field("sock.sk_ack_backlog"), 4, required;
-    /// `u32`, the listener's backlog.
+    /// `u32`, a listener's backlog, also of the connections that it accepted.
     sk_max_ack_backlog: Field("sock.sk_max_ack_backlog"), 4, required;
     /// `atomic_t`, length of a listener's SYN queue.
     icsk_synq_len: Field("tcp_sock.inet_conn.icsk_accept_queue.qlen"), 4, required;
@@ -145,6 +145,10 @@ layout! {
     bytes_acked: Field("tcp_sock.bytes_acked"), 8, required;
     /// `u64`, payload and FIN received in order.
     bytes_received: Field("tcp_sock.bytes_received"), 8, required;
+    /// `u64`, payload transmitted, what was sent again included.
+    bytes_sent: Field("tcp_sock.bytes_sent"), 8, required;
+    /// `u64`, payload sent again.
+    bytes_retrans: Field("tcp_sock.bytes_retrans"), 8, required;
     /// `u32`, next sequence number to send.
     snd_nxt: Field("tcp_sock.snd_nxt"), 4, required;
     /// `u32`, first sequence number not acknowledged.

@@ -54,6 +54,18 @@ pub fn is_listening(tp: TcpSock) -> bool {
     unsafe { LISTENERS.get(&key) }.is_some()
 }
 
+/// The side of a socket of which no event has told: what a listener has accepted
+/// is a copy of it (`sock.c:sk_clone_lock`), its backlog included, and a client
+/// has none. Some programs listen with a backlog of 0.
+#[inline(always)]
+pub fn side_of(tp: TcpSock) -> Side {
+    if tp.backlog() != 0 || is_listening(tp) {
+        Side::Server
+    } else {
+        Side::Client
+    }
+}
+
 /// Whether an element of `STATUS` is set.
 #[inline(always)]
 pub fn status(element: u32) -> bool {
@@ -249,11 +261,9 @@ pub fn established(tp: TcpSock, fallback: Side) -> *mut Conn {
         return core::ptr::null_mut();
     };
     row.open(1);
-    // `bytes_acked` of an active opener counts its SYN.
-    let syn = u64::from(matches!(side, Side::Client));
     let conn = Conn {
         since_ns: now_ns,
-        sent_bytes: syn,
+        sent_bytes: syn(side),
         received_bytes: 0,
         row: number,
         flags: OPEN,
@@ -277,6 +287,13 @@ pub fn established(tp: TcpSock, fallback: Side) -> *mut Conn {
     };
     fill(entry, conn);
     entry
+}
+
+/// What the kernel counts as sent by a side before its first byte: `bytes_acked`
+/// of an active opener has its SYN.
+#[inline(always)]
+pub fn syn(side: Side) -> u64 {
+    u64::from(matches!(side, Side::Client))
 }
 
 /// When the first SYN-ACK was sent, of a handshake whose SYN-ACK was sent again.
@@ -320,12 +337,9 @@ fn late(tp: TcpSock, has_entry: bool) -> *mut Conn {
         return established(tp, Side::Server);
     }
     if status(STATUS_COMPLETE) && !overflowed() && watched(tp.sock().netns()) {
-        if is_listening(tp) {
-            return established(tp, Side::Server);
-        }
         // Elsewhere a client has an entry: its SYN interrupts nothing.
-        if global!(CONFIG.preempts) != 0 {
-            return established(tp, Side::Unknown);
+        if is_listening(tp) || global!(CONFIG.preempts) != 0 {
+            return established(tp, side_of(tp));
         }
     }
     core::ptr::null_mut()
@@ -363,17 +377,13 @@ fn from_here(tp: TcpSock, row: u32, side: Side, state: u8) -> Conn {
 #[inline(always)]
 pub fn adopt(tp: TcpSock, state: u8, hook: Hook) -> Option<&'static mut Conn> {
     let sk = tp.sock();
-    let side = if is_listening(tp) {
-        Side::Server
-    } else {
-        Side::Unknown
-    };
+    let side = side_of(tp);
     let number = row_of_tcp(tp, side, hook);
     let mut conn = from_here(tp, number, side, state);
     let overflowed = overflowed();
     if overflowed {
         // It was opened after the start and nothing of it has been counted.
-        conn.sent_bytes = 0;
+        conn.sent_bytes = syn(side);
         conn.received_bytes = 0;
         conn.retransmits = 0;
         conn.segs_in = 0;
@@ -488,11 +498,6 @@ pub fn flush(conn: &mut Conn, tp: TcpSock, state: u8, row: RowRef) {
     if received > conn.received_bytes {
         row.received_bytes(received - conn.received_bytes);
         conn.received_bytes = received;
-    }
-    // The close was missed, and `tcp_disconnect` has set all of this to zero.
-    if tp.segs_in().wrapping_sub(conn.segs_in).cast_signed() < 0 {
-        lost::count(Hook::SockSetState, Cause::Limit);
-        return;
     }
     // These counters of the kernel are 32 bits wide and wrap.
     let segs_out = tp.segs_out();

@@ -168,7 +168,7 @@ fn of(map: &BTreeMap<String, u64>, names: &[&str]) -> u64 {
 /// Compares a snapshot with what the kernel counted over the same time, once
 /// all is at rest. `open_before` is how many ends were open at the start.
 pub fn against_kernel(table: &mut Table, ours: &Snapshot, theirs: &Counters, open_before: i64) {
-    print!("\n{}", lost(ours));
+    print!("\n{}{}", lost(ours), told(ours));
     let old = skip::kernel() < (6, 11);
     let tcp = |name: &str| theirs.get(&format!("Tcp.{name}"));
     let ext = |name: &str| theirs.get(&format!("TcpExt.{name}"));
@@ -384,6 +384,26 @@ pub fn against_programs(table: &mut Table, ours: &Snapshot, client: Totals, serv
             load::MOST_BYTES,
         );
     }
+}
+
+/// How connections began and ended, by side, as text for a message.
+fn told(snapshot: &Snapshot) -> String {
+    let mut text = String::new();
+    for side in ["client", "server", "unknown"] {
+        let mut closed = BTreeMap::<&str, u64>::new();
+        for one in snapshot.tcp.iter().filter(|one| one.labels.side == side) {
+            for (reason, count) in &one.closed {
+                *closed.entry(reason).or_default() += count;
+            }
+        }
+        let opened = sum(snapshot, side, |one| one.opened);
+        let aborted = sum(snapshot, side, |one| one.aborted);
+        let _ = writeln!(
+            text,
+            "{side}: opened {opened}, aborted {aborted}, closed {closed:?}"
+        );
+    }
+    text
 }
 
 /// All that was lost or skipped, as text for a message.

@@ -217,7 +217,7 @@ impl TcpSock {
         drops: sk_drops as u32;
         /// Connections waiting for `accept()`.
         accept_queue: sk_ack_backlog as u32;
-        /// The backlog.
+        /// The backlog, of what a listener accepted that of the listener.
         backlog: sk_max_ack_backlog as u32;
         /// Half-open connections.
         syn_queue: icsk_synq_len as u32;
@@ -269,6 +269,10 @@ impl TcpSock {
         /// Payload, SYN and FIN acknowledged, in bytes.
         bytes_acked: bytes_acked as u64;
         bytes_received: bytes_received as u64;
+        /// Payload transmitted, in bytes, with what was sent again.
+        bytes_sent: bytes_sent as u64;
+        /// Payload sent again, in bytes.
+        bytes_retrans: bytes_retrans as u64;
     }
 
     /// Local port, also of a socket that has given it up: at the transition to
@@ -346,6 +350,14 @@ impl TcpSock {
             state::FIN_WAIT1 | state::FIN_WAIT2 | state::LAST_ACK | state::CLOSING
         );
         sent.saturating_sub(u64::from(fin_queued && nxt == self.write_seq()))
+    }
+
+    /// Whether the peer has acknowledged a FIN. `syn` is what it has acknowledged
+    /// beside that and payload.
+    #[inline(always)]
+    pub fn fin_acked(self, syn: u64) -> bool {
+        let payload = self.bytes_sent().wrapping_sub(self.bytes_retrans());
+        self.bytes_acked() > payload.wrapping_add(syn)
     }
 
     /// Payload bytes received in order.

@@ -126,8 +126,8 @@ fn row_of_connection(sk: Sock, netns: u32, hook: Hook) -> u32 {
                 let _ = REFUSED.remove(&sk.id());
                 return row;
             }
-            Some(tp) if conn::is_listening(tp) => return row_of_tcp(tp, Side::Server, hook),
-            _ => Side::Unknown,
+            Some(tp) => return row_of_tcp(tp, conn::side_of(tp), hook),
+            None => Side::Unknown,
         },
     };
     row_of_sock(sk, side, netns, hook)

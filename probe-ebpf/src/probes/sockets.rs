@@ -124,10 +124,8 @@ fn connection(seq: *mut c_void, tp: TcpSock, netns: u32, state: u8) {
         conn::flush(conn, tp, state, row);
     }
     if conn::status(STATUS_REPORT) {
-        // `bytes_acked` of an active opener counts its SYN.
-        let syn = u64::from(!matches!(conn::side(conn), Side::Server));
         let record = SockRecord {
-            sent_bytes: conn.sent_bytes.saturating_sub(syn),
+            sent_bytes: conn.sent_bytes.saturating_sub(conn::syn(conn::side(conn))),
             received_bytes: conn.received_bytes,
             since_ns: conn.since_ns,
             row: conn.row,

@@ -197,8 +197,9 @@ fn destroyed(ctx: *const c_void) {
             failed(Some(conn), tp, without_error, side);
         } else {
             // Without an error both ends sent a FIN, if this one did.
+            let has_sent_fin = conn.flags & OPEN == 0 || tp.fin_acked(conn::syn(conn::side(conn)));
             let old = match tp.err() {
-                _ if conn.flags & OPEN != 0 => state::ESTABLISHED,
+                _ if !has_sent_fin => state::ESTABLISHED,
                 0 => state::LAST_ACK,
                 _ => state::FIN_WAIT1,
             };
@@ -305,12 +306,19 @@ fn closed(conn: &mut Conn, tp: TcpSock, old: u8) {
         // The entry may be gone when the reset is sent.
         let _ = REFUSED.insert(&tp.sock().id(), &conn.row, 0);
     }
-    let how = how(tp, old, is_refused);
+    // The close was missed, by a program that reset its connection: what it sent
+    // and received is forgotten (`tcp.c:tcp_disconnect`).
+    let is_forgotten = tp.segs_in() == 0;
+    let how = how(tp, old, is_refused || is_forgotten);
     if let Some(row) = RowRef::get(conn.row) {
-        conn::observe_newest_rtt(conn, tp, row);
         conn::no_longer_open(conn, row);
-        conn::flush(conn, tp, old, row);
-        conn::flush_retransmits(conn, tp, Retransmit::Other, row);
+        if is_forgotten {
+            lost::count(HOOK, Cause::Limit);
+        } else {
+            conn::observe_newest_rtt(conn, tp, row);
+            conn::flush(conn, tp, old, row);
+            conn::flush_retransmits(conn, tp, Retransmit::Other, row);
+        }
         if conn.since_ns != 0 {
             row.observe(Kind::Duration, conn::now_ns().saturating_sub(conn.since_ns));
         }
@@ -321,10 +329,11 @@ fn closed(conn: &mut Conn, tp: TcpSock, old: u8) {
 }
 
 /// Closes a connection without an entry. Where one has found no place it was
-/// opened after the start: all that it did counts now, without its side.
+/// opened after the start: all that it did counts now.
 #[inline(never)]
 fn closed_unknown(tp: TcpSock, old: u8) {
-    let number = row_of_tcp(tp, Side::Unknown, HOOK);
+    let side = conn::side_of(tp);
+    let number = row_of_tcp(tp, side, HOOK);
     let Some(row) = RowRef::get(number) else {
         return;
     };
@@ -334,7 +343,10 @@ fn closed_unknown(tp: TcpSock, old: u8) {
         lost::count(HOOK, Cause::Limit);
     }
     if conn::overflowed() {
-        let mut conn = Conn::default();
+        let mut conn = Conn {
+            sent_bytes: conn::syn(side),
+            ..Conn::default()
+        };
         conn::flush(&mut conn, tp, old, row);
         conn::flush_retransmits(&mut conn, tp, Retransmit::Other, row);
     }
