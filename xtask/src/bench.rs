@@ -145,7 +145,7 @@ fn costs(daemon: &Daemon, load: impl FnOnce() -> Result<Load>) -> Result<Vec<Cos
         let begin = before.get(&id);
         let runs = end.runs - begin.map_or(0, |begin| begin.runs);
         let time = end.nanoseconds - begin.map_or(0, |begin| begin.nanoseconds);
-        if runs > 0 && end.kind == "tracing" && !end.is_iterator {
+        if runs > 0 && end.kind == "tracing" && end.is_attached {
             costs.push(Cost {
                 program: end.name,
                 runs: runs as f64 / load.requests as f64,

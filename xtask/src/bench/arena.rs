@@ -196,8 +196,8 @@ pub struct Program {
     pub name: String,
     /// Its type, as `bpftool` says.
     pub kind: String,
-    /// Whether it runs only when the daemon reads.
-    pub is_iterator: bool,
+    /// Whether it is attached: an iterator is only while the daemon reads.
+    pub is_attached: bool,
     /// Runs.
     pub runs: u64,
     /// Time in them.
@@ -263,7 +263,7 @@ impl Daemon {
 
     /// Its programs by number.
     pub fn programs(&self) -> Result<BTreeMap<u32, Program>> {
-        let iterators = self.iterators()?;
+        let attached = self.attached()?;
         let program = |id: u32| {
             let program = bpftool(&["prog", "show", "id", &id.to_string()])?;
             let text = |key: &str| program[key].as_str().unwrap_or_default().to_owned();
@@ -273,7 +273,7 @@ impl Daemon {
                 Program {
                     name: text("name"),
                     kind: text("type"),
-                    is_iterator: iterators.contains(&id),
+                    is_attached: attached.contains(&id),
                     runs: number("run_cnt"),
                     nanoseconds: number("run_time_ns"),
                 },
@@ -282,17 +282,14 @@ impl Daemon {
         self.numbers("prog_id:")?.into_iter().map(program).collect()
     }
 
-    /// Programs whose link is an iterator's.
-    fn iterators(&self) -> Result<Vec<u32>> {
+    /// Programs of its links.
+    fn attached(&self) -> Result<Vec<u32>> {
         let texts = self.descriptors()?;
-        Ok(texts
-            .iter()
-            .filter(|text| {
-                text.lines()
-                    .any(|line| line.starts_with("link_type:") && line.ends_with("iter"))
-            })
-            .filter_map(|text| number(text, "prog_id:"))
-            .collect())
+        let links = texts.iter().filter(|text| {
+            text.lines()
+                .any(|line| line.starts_with("link_type:") && !line.ends_with("iter"))
+        });
+        Ok(links.filter_map(|text| number(text, "prog_id:")).collect())
     }
 
     fn numbers(&self, key: &str) -> Result<Vec<u32>> {
