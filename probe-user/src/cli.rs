@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing::level_filters::LevelFilter;
 
 use crate::config::{XdpMode, parse_duration, parse_listen};
+use crate::feed::{CONNECTIONS, MAX_CONNECTIONS};
 
 /// Socket that is used where nothing else is said.
 pub const DEFAULT_SOCKET: &str = "/run/edgeprobe/edgeprobe.sock";
@@ -132,6 +133,10 @@ pub struct TopArgs {
     /// Time between two updates, such as 500ms or 2s.
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = parse_duration)]
     pub interval: Duration,
+
+    /// Open connections that are listed, those with most bytes first.
+    #[arg(long, value_name = "N", default_value_t = CONNECTIONS as u32, value_parser = clap::value_parser!(u32).range(1..=MAX_CONNECTIONS as i64))]
+    pub limit: u32,
 }
 
 /// Flags of `edgeprobe doctor`.

@@ -15,8 +15,10 @@ use tokio::sync::{oneshot, watch};
 use crate::collector::Collector;
 use crate::snapshot::{Connection, Snapshot};
 
-/// Largest number of live connections in one answer.
-pub const MAX_CONNECTIONS: usize = 1000;
+/// Live connections in one answer, unless another number is asked for.
+pub const CONNECTIONS: usize = 1000;
+/// Largest number that may be asked for: about as many are remembered.
+pub const MAX_CONNECTIONS: usize = 100_000;
 /// Questions that may wait for the collector.
 const MAX_QUESTIONS: usize = 32;
 /// How long an answer about live connections may be given again, so that many
@@ -79,11 +81,18 @@ impl Published {
 
 type Answer = Result<Arc<Vec<Connection>>, String>;
 
+/// For live connections.
+#[derive(Debug)]
+struct Question {
+    limit: usize,
+    answer: oneshot::Sender<Answer>,
+}
+
 /// The reader's end: cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Feed {
     latest: watch::Receiver<Option<Arc<Published>>>,
-    questions: SyncSender<oneshot::Sender<Answer>>,
+    questions: SyncSender<Question>,
     stale_after: Duration,
     started: Instant,
 }
@@ -130,11 +139,13 @@ impl Feed {
         latest.wait_for(Option::is_some).await.is_ok()
     }
 
-    /// The live connections; waits for the collector.
-    pub async fn connections(&self) -> Result<Arc<Vec<Connection>>, Unavailable> {
+    /// The largest live connections: `limit` of them, [`MAX_CONNECTIONS`] at most,
+    /// or more where there is an answer already. Waits for the collector.
+    pub async fn connections(&self, limit: usize) -> Result<Arc<Vec<Connection>>, Unavailable> {
+        let limit = limit.min(MAX_CONNECTIONS);
         let (answer, wait) = oneshot::channel();
         self.questions
-            .try_send(answer)
+            .try_send(Question { limit, answer })
             .map_err(|_| Unavailable::Busy)?;
         wait.await
             .map_err(|_| Unavailable::Busy)?
@@ -146,7 +157,7 @@ impl Feed {
 #[derive(Debug)]
 pub struct Worker {
     stop: Arc<AtomicBool>,
-    wake: SyncSender<oneshot::Sender<Answer>>,
+    wake: SyncSender<Question>,
     done: oneshot::Receiver<anyhow::Result<()>>,
 }
 
@@ -155,7 +166,10 @@ impl Worker {
     pub fn stop(&self) {
         self.stop.store(true, Ordering::Release);
         // A full channel means that it is awake already.
-        let _ = self.wake.try_send(oneshot::channel().0);
+        let _ = self.wake.try_send(Question {
+            limit: 0,
+            answer: oneshot::channel().0,
+        });
     }
 
     /// Waits for the end of the thread: with an error if the source could not
@@ -207,12 +221,12 @@ fn run<S: Source>(
     mut source: S,
     interval: Duration,
     publish: &watch::Sender<Option<Arc<Published>>>,
-    asked: &Receiver<oneshot::Sender<Answer>>,
+    asked: &Receiver<Question>,
     stop: &AtomicBool,
 ) {
     let mut next = Instant::now();
     let mut failing = false;
-    let mut recent: Option<(Instant, Answer)> = None;
+    let mut recent: Option<(Instant, usize, Answer)> = None;
     while !stop.load(Ordering::Acquire) {
         let now = Instant::now();
         if now >= next {
@@ -228,23 +242,25 @@ fn run<S: Source>(
                     failing = true;
                 }
             }
-            recent = recent.filter(|(at, _)| at.elapsed() < REUSE);
+            recent = recent.filter(|(at, ..)| at.elapsed() < REUSE);
             // What was missed stays missed: no burst to catch up.
             next = (next + interval).max(Instant::now());
             continue;
         }
         match asked.recv_timeout(next - now) {
-            Ok(answer) if !answer.is_closed() => {
-                let reusable = recent.take().filter(|(at, _)| at.elapsed() < REUSE);
-                let (at, connections) = reusable.unwrap_or_else(|| {
+            Ok(Question { limit, answer }) if !answer.is_closed() => {
+                let reusable = recent
+                    .take()
+                    .filter(|(at, most, _)| at.elapsed() < REUSE && *most >= limit);
+                let (at, most, connections) = reusable.unwrap_or_else(|| {
                     let connections = source
-                        .connections(MAX_CONNECTIONS)
+                        .connections(limit)
                         .map(Arc::new)
                         .map_err(|error| format!("cannot read the live connections: {error:#}"));
-                    (Instant::now(), connections)
+                    (Instant::now(), limit, connections)
                 });
                 let _ = answer.send(connections.clone());
-                recent = Some((at, connections));
+                recent = Some((at, most, connections));
             }
             Ok(_) | Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
@@ -297,11 +313,11 @@ pub(crate) mod fake {
         fn connections(&mut self, limit: usize) -> anyhow::Result<Vec<Connection>> {
             self.0.reads.fetch_add(1, Ordering::Relaxed);
             std::thread::sleep(self.0.delay);
-            assert_eq!(limit, MAX_CONNECTIONS);
-            Ok(vec![Connection {
+            let connection = Connection {
                 local: "192.0.2.1:80".into(),
                 ..Connection::default()
-            }])
+            };
+            Ok(vec![connection; limit.min(3)])
         }
     }
 
@@ -340,7 +356,7 @@ mod tests {
             worker.stop();
             worker.ended().await.unwrap();
             assert!(fake.dropped.load(Ordering::Acquire));
-            assert_eq!(feed.connections().await, Err(Unavailable::Busy));
+            assert_eq!(feed.connections(1).await, Err(Unavailable::Busy));
         });
     }
 
@@ -388,12 +404,25 @@ mod tests {
     }
 
     #[test]
+    fn a_question_for_more_than_was_read_is_a_read() {
+        let fake = Fake::default();
+        let (feed, _worker) = fake.spawn(Duration::from_secs(60));
+        block(async {
+            for limit in [1, 2, 3] {
+                let connections = feed.connections(limit).await.unwrap();
+                assert_eq!(connections.len(), limit);
+            }
+        });
+        assert_eq!(fake.reads.load(Ordering::Relaxed), 3);
+    }
+
+    #[test]
     fn many_questions_are_one_read() {
         let fake = Fake::default();
         let (feed, _worker) = fake.spawn(Duration::from_secs(60));
         block(async {
             for _ in 0..20 {
-                let connections = feed.connections().await.unwrap();
+                let connections = feed.connections(1).await.unwrap();
                 assert_eq!(connections[0].local, "192.0.2.1:80");
             }
         });
@@ -413,7 +442,9 @@ mod tests {
             .filter(|_| {
                 let (answer, wait) = oneshot::channel();
                 waiting.push(wait);
-                feed.questions.try_send(answer).is_err()
+                feed.questions
+                    .try_send(Question { limit: 1, answer })
+                    .is_err()
             })
             .count();
         assert!(refused >= 4, "{refused}");

@@ -24,6 +24,8 @@ use crate::{netns::Netns, poll, skip};
 const SHUTDOWN: Duration = Duration::from_secs(2);
 const SOCKET: &str = "edgeprobe.sock";
 const FETCH: Duration = Duration::from_secs(30);
+/// Connections that a snapshot lists: more than any test opens.
+const ALL: usize = 10_000;
 
 /// The binary: `EDGEPROBE_BIN`, else what the workspace built last.
 ///
@@ -261,7 +263,7 @@ impl Daemon {
         let socket = daemon.socket();
         let first = poll::until("the daemon answers", || {
             daemon.running.assert_alive();
-            client::fetch(&socket, Request { connections: false }, FETCH).ok()
+            client::fetch(&socket, Request::default(), FETCH).ok()
         });
         // It goes on without a program that the kernel refuses; no number may
         // depend on that here.
@@ -296,7 +298,7 @@ impl Daemon {
     /// Where none comes.
     #[track_caller]
     pub fn snapshot(&self) -> Snapshot {
-        self.fresh(false)
+        self.fresh(0)
     }
 
     /// A snapshot that has what only a visit of the sockets shows: on a slow
@@ -325,11 +327,11 @@ impl Daemon {
     /// Where none comes.
     #[track_caller]
     pub fn fresh_connections(&self) -> Snapshot {
-        self.fresh(true)
+        self.fresh(ALL)
     }
 
     #[track_caller]
-    fn fresh(&self, connections: bool) -> Snapshot {
+    fn fresh(&self, connections: usize) -> Snapshot {
         let asked = now();
         poll::until("a fresh snapshot", || {
             let snapshot = self.ask(Request { connections });
@@ -344,7 +346,7 @@ impl Daemon {
     /// Where the daemon does not answer.
     #[track_caller]
     pub fn latest(&self) -> Snapshot {
-        self.ask(Request { connections: false })
+        self.ask(Request::default())
     }
 
     /// A snapshot with the connections that are open.
@@ -354,7 +356,7 @@ impl Daemon {
     /// Where the daemon does not answer.
     #[track_caller]
     pub fn connections(&self) -> Snapshot {
-        self.ask(Request { connections: true })
+        self.ask(Request { connections: ALL })
     }
 
     #[track_caller]

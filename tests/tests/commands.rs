@@ -75,6 +75,21 @@ fn top_once_shows_the_numbers_of_the_daemon() {
         .lines()
         .find(|line| line.contains("server") && line.contains("8080"));
     assert!(line.is_some(), "the service is in the table:\n{text}");
+
+    let (held, _) = load::hold(&pair.client, &on_port(&Pair::SERVERS, PORT), 10);
+    let listed = |limit: &str| {
+        let text = top(&["--json", "--limit", limit]);
+        let snapshot: Snapshot = serde_json::from_str(&text).expect("the documented form");
+        snapshot.connections.len()
+    };
+    // An answer may be given again for a moment.
+    poll::until("all are listed", || {
+        (listed("100000") == 2 * held.len()).then_some(())
+    });
+    assert_eq!(listed("5"), 5);
+    let number = held.len();
+    drop(held);
+    server.release(number);
     daemon.stop();
     server.stop();
 }

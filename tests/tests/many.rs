@@ -90,7 +90,7 @@ fn many_short_connections_to_ten_services() {
         scope.spawn(|| {
             while !done.load(Ordering::SeqCst) {
                 // Emulated processors may leave the daemon no turn for long.
-                match client::fetch(&daemon.socket(), Request { connections: false }, FETCH) {
+                match client::fetch(&daemon.socket(), Request::default(), FETCH) {
                     Ok(snapshot) => does_not_grow(&snapshot, &first),
                     Err(error) => assert!(skip::is_emulated(), "{error}"),
                 }

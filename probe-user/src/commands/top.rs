@@ -44,15 +44,16 @@ pub fn run<S: Source + Send + 'static>(
         .context("cannot read the name of this host")?
         .to_string_lossy()
         .into_owned();
+    let limit = args.limit as usize;
     let mut feed = poll::open(&config, start)?;
     if !args.once {
-        terminal::run(feed, host, args.interval)?;
+        terminal::run(feed, host, args.interval, limit)?;
         return Ok(ExitCode::SUCCESS);
     }
     if feed.is_new() {
         thread::sleep(args.interval);
     }
-    let snapshot = feed.fetch(args.json)?;
+    let snapshot = feed.fetch(if args.json { limit } else { 0 })?;
     let age = terminal::now_seconds() - snapshot.timestamp_seconds;
     if age > OLD_SECONDS {
         eprintln!(

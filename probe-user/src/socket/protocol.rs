@@ -25,11 +25,11 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use crate::snapshot;
 
 /// Version of the protocol.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 /// Largest body of a request.
 pub const MAX_REQUEST: u32 = 4 << 10;
 /// Largest body of a response.
-pub const MAX_RESPONSE: u32 = 64 << 20;
+pub const MAX_RESPONSE: u32 = 128 << 20;
 
 const MAGIC: [u8; 4] = *b"EPRB";
 const HEADER: usize = 16;
@@ -38,8 +38,8 @@ const HEADER: usize = 16;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Request {
-    /// Fill [`snapshot::Snapshot::connections`].
-    pub connections: bool,
+    /// How many [`snapshot::Snapshot::connections`] there may be.
+    pub connections: usize,
 }
 
 /// Why there is no answer.
@@ -269,7 +269,7 @@ mod tests {
 
     #[test]
     fn another_version_is_named_even_with_a_body_of_another_shape() {
-        for (at, protocol, schema) in [(5, 7, 1), (7, 1, 7)] {
+        for (at, protocol, schema) in [(5, 7, 1), (7, 2, 7)] {
             let mut bytes = frame(Kind::Response, b"longer than the limit");
             bytes[at] = 7;
             let Err(error) = read_back(&bytes) else {

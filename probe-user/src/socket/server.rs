@@ -9,12 +9,15 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::protocol::{self, Error, Kind, MAX_REQUEST, MAX_RESPONSE, Request};
-use crate::feed::{Feed, Unavailable};
+use crate::feed::{CONNECTIONS, Feed, Unavailable};
 
 /// Clients that are served at a time.
 pub const MAX_CLIENTS: usize = 32;
 /// Bounds each of: reading the request, finding the answer, writing it.
 const DEADLINE: Duration = Duration::from_secs(5);
+/// Answers with more live connections than usual that are made and sent at a
+/// time: each takes up to 100 MiB.
+const MAX_LARGE: usize = 1;
 /// After a failure to accept, such as too many open files.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -25,6 +28,7 @@ pub async fn serve(listener: UnixListener, feed: Feed) {
 
 async fn serve_within(listener: UnixListener, feed: Feed, deadline: Duration) {
     let clients = Arc::new(Semaphore::new(MAX_CLIENTS));
+    let large = Arc::new(Semaphore::new(MAX_LARGE));
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
@@ -38,9 +42,9 @@ async fn serve_within(listener: UnixListener, feed: Feed, deadline: Duration) {
             turn_away(stream);
             continue;
         };
-        let feed = feed.clone();
+        let (feed, large) = (feed.clone(), Arc::clone(&large));
         tokio::spawn(async move {
-            if let Err(error) = client(stream, &feed, deadline).await {
+            if let Err(error) = client(stream, &feed, &large, deadline).await {
                 tracing::debug!("client on the socket: {error}");
             }
             drop(permit);
@@ -58,7 +62,12 @@ fn turn_away(stream: UnixStream) {
     }
 }
 
-async fn client(mut stream: UnixStream, feed: &Feed, deadline: Duration) -> Result<(), Error> {
+async fn client(
+    mut stream: UnixStream,
+    feed: &Feed,
+    large: &Semaphore,
+    deadline: Duration,
+) -> Result<(), Error> {
     let late = |_| Error::Timeout(deadline);
     let request = timeout(
         deadline,
@@ -67,6 +76,12 @@ async fn client(mut stream: UnixStream, feed: &Feed, deadline: Duration) -> Resu
     .await
     .map_err(late)?
     .and_then(|body| Ok(serde_json::from_slice::<Request>(&body)?));
+    let _turn = match &request {
+        Ok(request) if request.connections > CONNECTIONS => {
+            Some(timeout(deadline, large.acquire()).await.map_err(late)?)
+        }
+        _ => None,
+    };
     let answer = match request {
         Ok(request) => timeout(deadline, answer(feed, request))
             .await
@@ -95,9 +110,11 @@ async fn answer(feed: &Feed, request: Request) -> Result<Arc<[u8]>, Unavailable>
         }
         latest => latest,
     }?;
-    let json = if request.connections {
+    let json = if request.connections > 0 {
         let mut snapshot = (*latest.snapshot).clone();
-        snapshot.connections.clone_from(&*feed.connections().await?);
+        let connections = feed.connections(request.connections).await?;
+        let number = connections.len().min(request.connections);
+        snapshot.connections = connections[..number].to_vec();
         serde_json::to_vec(&snapshot).map(Into::into)
     } else {
         latest.json()
@@ -156,7 +173,7 @@ mod tests {
             stream
         }
 
-        fn fetch(&self, connections: bool) -> Result<crate::snapshot::Snapshot, Error> {
+        fn fetch(&self, connections: usize) -> Result<crate::snapshot::Snapshot, Error> {
             fetch(&self.path, Request { connections }, LONG)
         }
 
@@ -174,13 +191,19 @@ mod tests {
     #[test]
     fn a_snapshot_arrives_with_and_without_connections() {
         let server = server();
-        let plain = server.fetch(false).unwrap();
+        let plain = server.fetch(0).unwrap();
         assert!(plain.connections.is_empty());
         assert_eq!(
             plain.tcp[0].rtt,
             crate::export::sample::snapshot().tcp[0].rtt
         );
-        let live = server.fetch(true).unwrap();
+        // The second one finds the turn of large answers free again.
+        for _ in 0..2 {
+            let all = server.fetch(CONNECTIONS + 1).unwrap();
+            assert_eq!(all.connections.len(), 3);
+        }
+        let live = server.fetch(1).unwrap();
+        assert_eq!(live.connections.len(), 1);
         assert_eq!(live.connections[0].local, "192.0.2.1:80");
         assert_eq!(live.resets, plain.resets);
     }
@@ -201,8 +224,8 @@ mod tests {
     fn truncated_and_oversized_requests_do_no_harm() {
         let server = server();
         let request = [
-            b"EPRB\x00\x01\x00\x01\x01\0\0\0\x00\x00\x00\x15".as_slice(),
-            br#"{"connections":false}"#,
+            b"EPRB\x00\x02\x00\x01\x01\0\0\0\x00\x00\x00\x11".as_slice(),
+            br#"{"connections":0}"#,
         ]
         .concat();
         assert_eq!(server.say(&request)[8], Kind::Response as u8);
@@ -223,7 +246,7 @@ mod tests {
         unknown[17..28].copy_from_slice(b"\"passwords\"");
         let answer = server.say(&unknown);
         assert_eq!(answer[8], Kind::Error as u8);
-        server.fetch(false).unwrap();
+        server.fetch(0).unwrap();
     }
 
     #[test]
@@ -234,7 +257,7 @@ mod tests {
         let mut slow = server.connect();
         slow.write_all(b"EPRB").unwrap();
         for _ in 0..10 {
-            server.fetch(true).unwrap();
+            server.fetch(1).unwrap();
         }
         assert!(started.elapsed() < Duration::from_secs(5), "was held up");
         let before = server
@@ -262,7 +285,7 @@ mod tests {
         // Those that are silent keep their places until the deadline.
         let _silent: Vec<_> = (0..MAX_CLIENTS).map(|_| server.connect()).collect();
         for _ in 0..3 {
-            if let Err(error) = server.fetch(false) {
+            if let Err(error) = server.fetch(0) {
                 refused = Some(error.to_string());
                 break;
             }
@@ -270,7 +293,7 @@ mod tests {
         let refused = refused.unwrap();
         assert!(refused.contains("32 clients are connected"), "{refused}");
         std::thread::sleep(SHORT * 3);
-        server.fetch(false).unwrap();
+        server.fetch(0).unwrap();
     }
 
     #[test]

@@ -9,17 +9,19 @@ use nix::unistd::Uid;
 
 use super::app::Message;
 use crate::config::Config;
-use crate::feed::{MAX_CONNECTIONS, Source};
+use crate::feed::{CONNECTIONS, Source};
 use crate::snapshot::Snapshot;
 use crate::socket::{self, Request};
 
 /// How long the daemon may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(2);
+/// The same where more connections than usual are asked for.
+const LONG: Duration = Duration::from_secs(20);
 
 /// Gives snapshots.
 pub trait Feed: Send {
-    /// The latest snapshot, with or without live connections.
-    fn fetch(&mut self, connections: bool) -> anyhow::Result<Snapshot>;
+    /// The latest snapshot, with that many live connections at most.
+    fn fetch(&mut self, connections: usize) -> anyhow::Result<Snapshot>;
     /// What it is, in a few words.
     fn origin(&self) -> String;
     /// Whether it began to count only now.
@@ -32,7 +34,7 @@ pub fn open<S: Source + Send + 'static>(
     start: fn(&Config) -> anyhow::Result<S>,
 ) -> anyhow::Result<Box<dyn Feed>> {
     let path = &config.daemon.socket;
-    match socket::fetch(path, Request { connections: false }, TIMEOUT) {
+    match socket::fetch(path, Request::default(), TIMEOUT) {
         Ok(_) => Ok(Box::new(Daemon(path.clone()))),
         Err(socket::Error::NotRunning { .. }) => {
             let source = start(config).with_context(|| {
@@ -53,8 +55,13 @@ pub fn open<S: Source + Send + 'static>(
 struct Daemon(PathBuf);
 
 impl Feed for Daemon {
-    fn fetch(&mut self, connections: bool) -> anyhow::Result<Snapshot> {
-        Ok(socket::fetch(&self.0, Request { connections }, TIMEOUT)?)
+    fn fetch(&mut self, connections: usize) -> anyhow::Result<Snapshot> {
+        let patience = if connections > CONNECTIONS {
+            LONG
+        } else {
+            TIMEOUT
+        };
+        Ok(socket::fetch(&self.0, Request { connections }, patience)?)
     }
 
     fn origin(&self) -> String {
@@ -69,10 +76,10 @@ impl Feed for Daemon {
 struct Alone<S>(S);
 
 impl<S: Source + Send> Feed for Alone<S> {
-    fn fetch(&mut self, connections: bool) -> anyhow::Result<Snapshot> {
+    fn fetch(&mut self, connections: usize) -> anyhow::Result<Snapshot> {
         let mut snapshot = self.0.snapshot()?;
-        if connections {
-            snapshot.connections = self.0.connections(MAX_CONNECTIONS)?;
+        if connections > 0 {
+            snapshot.connections = self.0.connections(connections)?;
         }
         Ok(snapshot)
     }
@@ -87,18 +94,19 @@ impl<S: Source + Send> Feed for Alone<S> {
 }
 
 /// Sends a snapshot each interval until the other end hangs up. What comes
-/// from `connections` says whether to ask for live connections; if so, the
-/// next snapshot is sent at once.
+/// from `connections` says whether to ask for live connections, `limit` of them;
+/// if so, the next snapshot is sent at once.
 pub fn run(
     mut feed: Box<dyn Feed>,
     interval: Duration,
+    limit: usize,
     connections: &Receiver<bool>,
     messages: &Sender<Message>,
 ) {
     let mut wanted = false;
     loop {
         let next = Instant::now() + interval;
-        let message = match feed.fetch(wanted) {
+        let message = match feed.fetch(if wanted { limit } else { 0 }) {
             Ok(snapshot) => Message::Snapshot {
                 snapshot: Box::new(snapshot),
                 connections: wanted,
@@ -135,13 +143,11 @@ mod tests {
     struct Fake(u32);
 
     impl Feed for Fake {
-        fn fetch(&mut self, connections: bool) -> anyhow::Result<Snapshot> {
+        fn fetch(&mut self, connections: usize) -> anyhow::Result<Snapshot> {
             self.0 += 1;
             anyhow::ensure!(self.0 != 2, "gone");
             let mut snapshot = sample::snapshot();
-            if !connections {
-                snapshot.connections.clear();
-            }
+            snapshot.connections.truncate(connections);
             Ok(snapshot)
         }
 
@@ -162,6 +168,7 @@ mod tests {
             run(
                 Box::new(Fake(0)),
                 Duration::from_millis(1),
+                2,
                 &wanted,
                 &sender,
             );
@@ -189,7 +196,13 @@ mod tests {
         let (connections, wanted) = channel();
         let (sender, messages) = channel();
         let worker = thread::spawn(move || {
-            run(Box::new(Fake(2)), Duration::from_secs(60), &wanted, &sender);
+            run(
+                Box::new(Fake(2)),
+                Duration::from_secs(60),
+                2,
+                &wanted,
+                &sender,
+            );
         });
         let next = || messages.recv_timeout(Duration::from_secs(10)).unwrap();
         assert!(matches!(next(), Message::Snapshot { .. }));

@@ -32,7 +32,12 @@ pub fn check() -> anyhow::Result<()> {
 }
 
 /// Shows the live view until it is left or a signal ends it.
-pub fn run(feed: Box<dyn Feed>, host: String, interval: Duration) -> anyhow::Result<()> {
+pub fn run(
+    feed: Box<dyn Feed>,
+    host: String,
+    interval: Duration,
+    limit: usize,
+) -> anyhow::Result<()> {
     let mut state = AppState::new(
         host,
         feed.origin(),
@@ -48,7 +53,7 @@ pub fn run(feed: Box<dyn Feed>, host: String, interval: Duration) -> anyhow::Res
     let (sender, messages) = channel();
     let worker = thread::Builder::new()
         .name("feed".to_owned())
-        .spawn(move || poll::run(feed, interval, &wanted, &sender))
+        .spawn(move || poll::run(feed, interval, limit, &wanted, &sender))
         .context("cannot start a thread")?;
     let result = {
         let mut guard = Guard::new()?;
