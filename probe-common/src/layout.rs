@@ -219,6 +219,14 @@ layout! {
     skb_len: Field("sk_buff.len"), 4, required;
     /// `size_t`, bytes that a send is about.
     msg_count: Field("msghdr.msg_iter.count"), 8, required;
+    /// `u8`, `enum iter_type`: what the bytes of a send lie in.
+    msg_iter_type: Field("msghdr.msg_iter.iter_type"), 1, optional;
+    /// `size_t`, how many of the first piece have been taken.
+    msg_iov_offset: Field("msghdr.msg_iter.iov_offset"), 8, optional;
+    /// `void __user *` or `const struct iovec *`, by that type.
+    msg_ubuf: Field("msghdr.msg_iter.ubuf"), 8, optional;
+    /// `void __user *`, the bytes.
+    iov_base: Field("iovec.iov_base"), 8, optional;
     /// `__be16`, the EtherType.
     skb_protocol: Field("sk_buff.protocol"), 2, required;
     /// `__u16`, offset of the network header from `head`.

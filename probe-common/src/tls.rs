@@ -10,5 +10,7 @@ pub const HELLO: u32 = 1;
 pub const ANSWERED: u32 = 2;
 /// It is not TLS, the handshake is over, or the records can be followed no more.
 pub const DONE: u32 = 3;
+/// A client has sent a ClientHello, and has no answer.
+pub const GREETED: u32 = 5;
 /// A client was asked for another ClientHello (RFC 8446 section 4.1.4).
 pub const RETRY: u32 = 4;

@@ -3,8 +3,8 @@
 //!
 //! A server sees the ClientHello arrive, then the first record of application
 //! data: with TLS 1.3 that is the client's Finished, with TLS 1.2 its first
-//! request. A client's first send was the ClientHello if what arrives first is a
-//! ServerHello; its handshake is over when it sends again after the records
+//! request. A client's first send is looked at where it can be; elsewhere it was
+//! the ClientHello if what arrives first is a ServerHello. Its handshake is over when it sends again after the records
 //! that end the server's part. Protocols that turn to TLS later (STARTTLS) are
 //! left out, and so is a ClientHello in the segment that completes the TCP
 //! handshake (`TCP_DEFER_ACCEPT`): no event tells of that one.
@@ -13,12 +13,13 @@ use probe_common::{
     conn::Conn,
     lost::{Cause, Hook},
     series::{Closed, Kind, Side, TlsFailed},
-    tls::{ANSWERED, DONE, HELLO, RETRY, UNKNOWN},
+    tls::{ANSWERED, DONE, GREETED, HELLO, RETRY, UNKNOWN},
 };
 
 use crate::{
     conn,
-    kernel::{kfunc::Bytes, skb::Skb, sock::TcpSock},
+    globals::global,
+    kernel::{Message, kfunc::Bytes, skb::Skb, sock::TcpSock},
     lost,
     series::RowRef,
 };
@@ -61,11 +62,28 @@ fn completed(conn: &Conn, now_ns: u64) {
     }
 }
 
+/// A program is about to send. What a client sends first tells whether it speaks
+/// TLS, where it can be read.
+#[inline(always)]
+pub fn sends(conn: &mut Conn, message: Message) {
+    if conn.tls == UNKNOWN
+        && conn.tls_ns == 0
+        && conn.side == Side::Client as u32
+        && global!(CONFIG.payload) != 0
+    {
+        let mut record = [0; HEADER as usize + 1];
+        message.read(&mut record);
+        if let [HANDSHAKE, 3, _, _, _, CLIENT_HELLO] = record {
+            conn.tls = GREETED;
+        }
+    }
+}
+
 /// The client of a connection sends `length` bytes.
 #[inline(always)]
 pub fn sent(conn: &mut Conn, now_ns: u64, length: u64) {
     match conn.tls {
-        UNKNOWN if conn.tls_ns == 0 => conn.tls_ns = now_ns,
+        UNKNOWN | GREETED if conn.tls_ns == 0 => conn.tls_ns = now_ns,
         ANSWERED => {
             conn.tls = DONE;
             if SENT_ALERTS.contains(&length) {
@@ -83,7 +101,7 @@ pub fn sent(conn: &mut Conn, now_ns: u64, length: u64) {
 pub fn closed(conn: &Conn, how: Closed) {
     // A server that has the client's Finished lacks a request, no more.
     let is_open = match conn.tls {
-        HELLO | RETRY => true,
+        HELLO | RETRY | GREETED => true,
         ANSWERED => conn.side != Side::Server as u32,
         _ => false,
     };
@@ -103,7 +121,7 @@ pub fn closed(conn: &Conn, how: Closed) {
 #[inline(never)]
 pub fn arrived(conn: &mut Conn, tp: TcpSock, skb: Skb, payload: u32) {
     let seq = skb.seq();
-    if conn.tls == UNKNOWN {
+    if is_unanswered(conn) {
         // The first byte of the connection; one that comes early waits.
         if seq != tp.rcv_nxt() {
             return;
@@ -133,10 +151,15 @@ pub fn arrived(conn: &mut Conn, tp: TcpSock, skb: Skb, payload: u32) {
         let [kind, major, _, high, low, first] = record;
         let body = u32::from(high) << 8 | u32::from(low);
         if major != 3 || !(CHANGE_CIPHER_SPEC..=APPLICATION_DATA).contains(&kind) || body > MOST {
+            if conn.tls == GREETED {
+                failed(conn, TlsFailed::Closed);
+                conn.tls = DONE;
+                return;
+            }
             return give_up(conn);
         }
         let mut random = [0; RETRY_RANDOM.len()];
-        if conn.tls == UNKNOWN && (kind, first) == (HANDSHAKE, SERVER_HELLO) {
+        if is_unanswered(conn) && (kind, first) == (HANDSHAKE, SERVER_HELLO) {
             // Where it is not there it is no such one.
             // SAFETY: as above.
             let _ = unsafe { Bytes::read(bytes, header + at + RANDOM, &mut random) };
@@ -153,6 +176,12 @@ pub fn arrived(conn: &mut Conn, tp: TcpSock, skb: Skb, payload: u32) {
             return;
         }
     }
+}
+
+/// Whether nothing has arrived on the connection.
+#[inline(always)]
+fn is_unanswered(conn: &Conn) -> bool {
+    matches!(conn.tls, UNKNOWN | GREETED)
 }
 
 /// It is not TLS, or its records can be followed no more.
@@ -226,8 +255,8 @@ fn at_client(conn: &Conn, record: &Record) -> u32 {
     match (conn.tls, record.kind) {
         // Of a client that has sent nothing the first send is not known.
         (UNKNOWN, HANDSHAKE | ALERT) if conn.tls_ns == 0 => DONE,
-        (UNKNOWN | RETRY, HANDSHAKE) if record.is_retry => RETRY,
-        (UNKNOWN | RETRY, HANDSHAKE) if record.first == SERVER_HELLO => HELLO,
+        (UNKNOWN | GREETED | RETRY, HANDSHAKE) if record.is_retry => RETRY,
+        (UNKNOWN | GREETED | RETRY, HANDSHAKE) if record.first == SERVER_HELLO => HELLO,
         (RETRY, CHANGE_CIPHER_SPEC) => RETRY,
         (_, ALERT) => {
             failed(conn, TlsFailed::Alert);

@@ -11,6 +11,11 @@ pub mod sock;
 
 use core::{ffi::c_void, ptr::NonNull};
 
+use aya_ebpf::helpers::generated::bpf_probe_read_user;
+use probe_common::layout::ABSENT;
+
+use crate::globals::{LAYOUT, global};
+
 /// Loads a `T` at `offset` bytes into a kernel structure.
 ///
 /// # Safety
@@ -29,13 +34,55 @@ pub fn arg(ctx: *const c_void, n: u32) -> u64 {
     unsafe { core::ptr::read_volatile(ctx.cast::<u64>().add(n as usize)) }
 }
 
-/// Bytes that are left to send of a `struct msghdr *`, given as an argument.
-#[inline(always)]
-pub fn msg_count(msg: u64) -> u64 {
-    match NonNull::new(msg as *mut c_void) {
-        // SAFETY: a `struct msghdr *`.
-        Some(msg) => unsafe { load(msg, crate::globals::global!(LAYOUT.msg_count)) },
-        None => 0,
+/// A `struct msghdr *`: what a program sends.
+#[derive(Clone, Copy)]
+pub struct Message(NonNull<c_void>);
+
+impl Message {
+    /// `None` for null.
+    #[inline(always)]
+    pub fn new(pointer: u64) -> Option<Self> {
+        NonNull::new(pointer as *mut c_void).map(Self)
+    }
+
+    /// Bytes that are left to send.
+    #[inline(always)]
+    pub fn count(self) -> u64 {
+        // SAFETY: a BTF-typed pointer.
+        unsafe { load(self.0, global!(LAYOUT.msg_count)) }
+    }
+
+    /// Reads the first bytes of a send of which nothing has been taken yet, where
+    /// they lie in one piece in the memory of the program, and this is at hand;
+    /// else leaves `bytes` as they are, or fills them with zeros.
+    #[inline(always)]
+    pub fn read<const N: usize>(self, bytes: &mut [u8; N]) {
+        /// `enum iter_type`, since 6.6.
+        const ITER_UBUF: u8 = 0;
+        const ITER_IOVEC: u8 = 1;
+        if global!(LAYOUT.msg_iter_type) == ABSENT
+            || global!(LAYOUT.msg_iov_offset) == ABSENT
+            || global!(LAYOUT.msg_ubuf) == ABSENT
+            || global!(LAYOUT.iov_base) == ABSENT
+        {
+            return;
+        }
+        // SAFETY: BTF-typed pointers; the helper checks the address.
+        unsafe {
+            if load::<u64>(self.0, global!(LAYOUT.msg_iov_offset)) != 0 {
+                return;
+            }
+            let buffer: *mut c_void = load(self.0, global!(LAYOUT.msg_ubuf));
+            let Some(buffer) = NonNull::new(buffer) else {
+                return;
+            };
+            let from: *const c_void = match load::<u8>(self.0, global!(LAYOUT.msg_iter_type)) {
+                ITER_UBUF => buffer.as_ptr(),
+                ITER_IOVEC => load(buffer, global!(LAYOUT.iov_base)),
+                _ => return,
+            };
+            bpf_probe_read_user(bytes.as_mut_ptr().cast(), N as u32, from);
+        }
     }
 }
 

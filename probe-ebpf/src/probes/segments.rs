@@ -9,19 +9,19 @@ use probe_common::{
     conn::{CLOSED, CONNECTING, Conn, OPEN},
     lost::Hook,
     series::Side,
-    tls,
+    tls::DONE,
 };
 
 use crate::{
     conn,
     globals::global,
     kernel::{
-        arg, msg_count,
+        Message, arg,
         skb::Skb,
         sock::{IPPROTO_TCP, Sock, TcpSock},
     },
     once::{self, copies},
-    turns,
+    tls, turns,
 };
 
 copies!(
@@ -89,8 +89,8 @@ fn segment(conn: &mut Conn, tp: TcpSock, skb: Skb) {
     // What comes before its turn waits in the kernel.
     let can_be_read = has_news && skb.seq().wrapping_sub(expected).cast_signed() <= 0;
     turns::arrived(conn, tp, can_be_read);
-    if has_news && global!(CONFIG.payload) != 0 && conn.tls != tls::DONE {
-        crate::tls::arrived(conn, tp, skb, payload);
+    if has_news && global!(CONFIG.payload) != 0 && conn.tls != DONE {
+        tls::arrived(conn, tp, skb, payload);
     }
 }
 
@@ -117,7 +117,11 @@ fn reads(ctx: *const c_void) {
 #[inline(always)]
 fn sends(ctx: *const c_void) {
     if let Some((conn, tp)) = in_use(arg(ctx, 0) as *const c_void) {
-        turns::sent(conn, tp, msg_count(arg(ctx, 1)));
+        let message = Message::new(arg(ctx, 1));
+        if let Some(message) = message {
+            tls::sends(conn, message);
+        }
+        turns::sent(conn, tp, message.map_or(0, Message::count));
     }
 }
 

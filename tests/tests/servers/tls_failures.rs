@@ -3,7 +3,7 @@
 use std::{
     cell::RefCell,
     collections::BTreeMap,
-    io::{self, Read, Write},
+    io::{self, IoSlice, Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     path::Path,
     process::{Command, Stdio},
@@ -25,6 +25,9 @@ use crate::tls::{VERSIONS, nginx, sum};
 
 /// Connections of each kind.
 const EACH: u64 = 3;
+
+/// Where somebody answers a ClientHello with something else.
+const PLAIN: u16 = 8080;
 
 const SIDES: [&str; 2] = ["server", "client"];
 
@@ -116,8 +119,8 @@ fn begun(target: SocketAddr, hello: &[u8]) -> io::Result<TcpStream> {
 }
 
 /// What the two ends may call it, server first: whoever is told by an alert
-/// says so, the other end sees the connection close. Nothing where that end
-/// cannot know that it was TLS.
+/// says so, the other end sees the connection close. Nothing where it cannot be
+/// known to that end that it was TLS.
 type Reasons = [&'static [&'static str]; 2];
 
 struct Scene {
@@ -237,14 +240,19 @@ fn tls_handshakes_that_fail_are_told_apart() {
             socket.set_linger(Some(Duration::ZERO)).expect("an option");
         });
         scene.each("closed", [&["closed"]; 2], || drop(begin()));
-        // The server's part is lost on its way to the client for ever. A client
-        // that has read nothing has not learned that it speaks to TLS.
+        // The server's part is lost on its way to the client for ever. Where sends
+        // cannot be looked at, a client that has read nothing is not known to
+        // speak TLS.
+        let unanswered = |reasons: &'static [&'static str]| match skip::kernel() >= (6, 16) {
+            true => reasons,
+            false => &[],
+        };
         client.nft(
             "table inet ep { chain pre { type filter hook prerouting priority raw;
                 tcp flags & (syn|rst) == 0 drop
             }; }",
         );
-        scene.each("timeout", [&["timeout"], &[]], || {
+        scene.each("timeout", [&["timeout"], unanswered(&["timeout"])], || {
             client.run(|| {
                 let mut stream = TcpStream::connect(target).expect("a connection");
                 stream.write_all(&hello).expect("the kernel takes it");
@@ -253,6 +261,34 @@ fn tls_handshakes_that_fail_are_told_apart() {
             });
         });
         drop(nginx);
+
+        client.nft("delete table inet ep");
+        let at = SocketAddr::new(Pair::SERVER_V4, PLAIN);
+        let listener = scene
+            .pair
+            .server
+            .run(|| TcpListener::bind(at))
+            .expect("a port");
+        let scene = Scene {
+            port: PLAIN,
+            ..scene
+        };
+        let (client, target) = (&scene.pair.client, scene.target());
+        scene.each("not TLS", [&["closed"], unanswered(&["closed"])], || {
+            let mut stream = client.run(|| TcpStream::connect(target)).expect("a port");
+            let (mut server, _) = listener.accept().expect("a connection");
+            // From two pieces of memory.
+            let (first, second) = hello.split_at(6);
+            let pieces = [first, second].map(IoSlice::new);
+            let written = stream.write_vectored(&pieces).expect("the server reads");
+            assert_eq!(written, hello.len());
+            server.read_exact(&mut vec![0; hello.len()]).expect("it");
+            server
+                .write_all(b"HTTP/1.0 400 Bad Request\r\n\r\n")
+                .expect("the client reads");
+            drop(server);
+            stream.read_to_end(&mut Vec::new()).expect("all of it");
+        });
         scene.daemon.stop();
     }
 }
