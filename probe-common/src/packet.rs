@@ -63,12 +63,21 @@ pub struct Traffic {
 pub const EMPTY: u64 = 0;
 /// [`Flow::tag`] while the key is being written.
 pub const TAKING: u64 = 1;
+/// [`Flow::tag`] of a place whose flow is to give it up: it is nobody's, and not
+/// free yet.
+pub const LEAVING: u64 = 2;
+/// [`Flow::tag`] of a place that was given up: free, but flows that were put down
+/// while it was taken may be in those behind it.
+pub const LEFT: u64 = 3;
+/// Set in the [`Flow::tag`] of a place that is taken.
+pub const TAKEN: u64 = 4;
 
 /// Value of the `FLOWS` map: a place of its hash table, one cache line.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flow {
-    /// [`EMPTY`], [`TAKING`], or the hash of the key.
+    /// [`EMPTY`], [`TAKING`], [`LEAVING`], [`LEFT`], or the hash of the key with
+    /// [`TAKEN`].
     pub tag: u64,
     /// Whose place it is.
     pub key: FlowKey,

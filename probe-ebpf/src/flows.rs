@@ -1,12 +1,13 @@
 //! The hash table of flows in `FLOWS`: a flow is in the first free place of the
-//! [`PROBES`] from its own on, and stays. Packets of all CPUs take places; what
-//! two of them want at once is settled with a compare-and-exchange.
+//! [`PROBES`] from its own on, until the collector takes the place from a flow
+//! without packets. Packets of all CPUs take places; what two of them want at once
+//! is settled with a compare-and-exchange.
 
 use core::mem::offset_of;
 
 use probe_common::{
     lost::{Cause, Hook},
-    packet::{EMPTY, Flow, FlowKey, PROBES, TAKING, Traffic},
+    packet::{EMPTY, Flow, FlowKey, LEFT, PROBES, TAKEN, TAKING, Traffic},
 };
 
 use crate::{
@@ -39,9 +40,10 @@ fn hash(key: Key) -> u64 {
 #[inline(always)]
 pub fn traffic(key: Key) -> Option<*mut Traffic> {
     let hash = hash(key);
-    // Neither `EMPTY` nor `TAKING`.
-    let tag = hash | 2;
+    let tag = hash | TAKEN;
     let mask = global!(CONFIG.flow_places) - 1;
+    // The first one that was given up, or none.
+    let mut left = u32::MAX;
     for n in 0..PROBES {
         let index = ((hash >> 32) as u32).wrapping_add(n) & mask;
         let place = FLOWS.get_ptr_mut(index)?;
@@ -51,7 +53,9 @@ pub fn traffic(key: Key) -> Option<*mut Traffic> {
                 // SAFETY: a member of an element of the map.
                 return Some(unsafe { &raw mut (*place).traffic });
             }
-            EMPTY => return take(place, tag, key),
+            EMPTY if left == u32::MAX => return take(place, EMPTY, tag, key),
+            EMPTY => break,
+            LEFT if left == u32::MAX => left = index,
             TAKING => {
                 lost::count(Hook::Xdp, Cause::Limit);
                 return None;
@@ -59,8 +63,11 @@ pub fn traffic(key: Key) -> Option<*mut Traffic> {
             _ => {}
         }
     }
-    lost::count(Hook::Xdp, Cause::MapFull);
-    None
+    if left == u32::MAX {
+        lost::count(Hook::Xdp, Cause::MapFull);
+        return None;
+    }
+    take(FLOWS.get_ptr_mut(left)?, LEFT, tag, key)
 }
 
 #[inline(always)]
@@ -78,9 +85,9 @@ fn holds(place: *mut Flow, key: Key) -> bool {
     differs == 0
 }
 
-/// Takes an empty place, if there may be one more flow.
+/// Takes a place that is free, `EMPTY` or `LEFT`, if there may be one more flow.
 #[inline(always)]
-fn take(place: *mut Flow, tag: u64, key: Key) -> Option<*mut Traffic> {
+fn take(place: *mut Flow, free: u64, tag: u64, key: Key) -> Option<*mut Traffic> {
     let count = FLOW_COUNT.get_ptr_mut(0)?;
     let most = u64::from(global!(CONFIG.flows));
     // SAFETY: elements of the maps.
@@ -89,7 +96,7 @@ fn take(place: *mut Flow, tag: u64, key: Key) -> Option<*mut Traffic> {
             lost::count(Hook::Xdp, Cause::MapFull);
             return None;
         }
-        if atomic::compare_exchange(&raw mut (*place).tag, EMPTY, TAKING) != EMPTY {
+        if atomic::compare_exchange(&raw mut (*place).tag, free, TAKING) != free {
             lost::count(Hook::Xdp, Cause::Limit);
             return None;
         }

@@ -138,14 +138,15 @@ pub static LOST: Array<u64, { lost::SLOTS as usize }, 0> = Array::new();
 pub static DEVICE: Array<Traffic, { Protocol::NAMES.len() }, 0> = Array::new();
 
 /// Traffic of the device by flow, a hash table, see [`flows`](crate::flows).
-/// Written by the XDP program, read by the collector through a mapping. Full, or
-/// two CPUs want a place at the same moment: the packet counts in `OVERFLOW`.
+/// Written by the XDP program, and through a mapping by the collector, which reads
+/// it and takes places from flows that have ended. Full, or two CPUs want a place at
+/// the same moment: the packet counts in `OVERFLOW`.
 #[btf_map]
 pub static FLOWS: Array<Flow, 1, MMAPABLE> = Array::new();
 
-/// Places of `FLOWS` that are taken. Written by the XDP program.
+/// Places of `FLOWS` that are taken. Written likewise.
 #[btf_map]
-pub static FLOW_COUNT: Array<u64, 1, 0> = Array::new();
+pub static FLOW_COUNT: Array<u64, 1, MMAPABLE> = Array::new();
 
 /// Traffic that found no place in `FLOWS`.
 #[btf_map]

@@ -160,6 +160,8 @@ pub struct Packets {
     pub xdp_mode: XdpMode,
     /// Entries of the flow table.
     pub flows: u32,
+    /// How long a flow without packets keeps its entry once the table is half full.
+    pub flow_idle: Duration,
 }
 
 impl Default for Packets {
@@ -168,6 +170,7 @@ impl Default for Packets {
             interfaces: Vec::new(),
             xdp_mode: XdpMode::Auto,
             flows: 65_536,
+            flow_idle: Duration::from_secs(30),
         }
     }
 }

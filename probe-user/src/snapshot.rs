@@ -289,7 +289,17 @@ pub struct Device {
     pub overflow_packets: u64,
     /// Bytes of it.
     pub overflow_bytes: u64,
-    /// Sum over all flows and the overflow; equals the sum over `traffic`.
+    /// Flows that have given up their entry, since they had no packets.
+    #[serde(default)]
+    pub past_flows: u64,
+    /// Packets of them.
+    #[serde(default)]
+    pub past_packets: u64,
+    /// Bytes of them.
+    #[serde(default)]
+    pub past_bytes: u64,
+    /// Sum over all flows, past ones and the overflow included; equals the sum over
+    /// `traffic`.
     pub flow_packets: u64,
     /// Bytes of it.
     pub flow_bytes: u64,

@@ -1,6 +1,7 @@
 //! XDP on a device of the test's own, frame by frame.
 
 use std::{
+    cell::Cell,
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
 };
@@ -266,6 +267,78 @@ fn more_flows_than_entries_leave_the_sums_exact() {
         seen.overflow_packets as i64,
     );
     table.check();
+    daemon.stop();
+}
+
+#[test]
+fn flows_that_have_ended_make_room_and_the_sums_stay_exact() {
+    let Some(_turn) = skip::turn("flows_that_have_ended_make_room_and_the_sums_stay_exact") else {
+        return;
+    };
+    const ENTRIES: u64 = 1_000;
+    /// Flows at a time, and how often others take their place, which they get once
+    /// more than half of the entries are taken.
+    const FLOWS: u32 = 450;
+    const TIMES: u32 = 5;
+    /// One that never ends.
+    const LASTING: u32 = 1_000_000;
+    let pair = Pair::new();
+    let daemon = Daemon::configured(
+        &[&pair.server],
+        &format!("[packets]\nflows = {ENTRIES}\nflow_idle = \"1s\"\n"),
+        &["--interface", DEVICE],
+    );
+    let (before, first) = at_rest(&pair.server, &daemon);
+    let start = ours(device(&first));
+    let mode = device(&first).xdp_mode.clone();
+    let wire = pair.client.run(|| Wire::open(DEVICE)).expect("the device");
+    let sent = Cell::new(0);
+    let send = |number: u32| {
+        let server = Pair::SERVERS[(number % 2) as usize];
+        let to = SocketAddr::new(server, 9);
+        let payload = vec![7; (number % 400) as usize];
+        let packet = frame::udp(sender(server, number), to, frame::TTL, &payload);
+        let frame = frame::ethernet(CLIENT_MAC, SERVER_MAC, &[], &packet);
+        wire.send(&frame).expect("a frame leaves");
+        sent.set(sent.get() + 1);
+    };
+    for time in 0..TIMES {
+        (0..FLOWS).for_each(|number| send(time * FLOWS + number));
+        let whole = sent.get();
+        // The flow that lasts has packets all the time.
+        poll::until("the others have made room", || {
+            send(LASTING);
+            let seen = daemon.latest();
+            let seen = device(&seen);
+            let have_made_room = seen.past_flows + ENTRIES / 2 >= u64::from((time + 1) * FLOWS);
+            (have_made_room && seen.flow_packets >= start.packets + whole).then_some(())
+        });
+    }
+    let (after, last) = at_rest(&pair.server, &daemon);
+    let theirs = difference(before, after, &mode);
+    let (end, seen) = (ours(device(&last)), device(&last));
+    let mut table = Table::default();
+    table.equal(
+        "packets = device",
+        end.packets - start.packets,
+        theirs.packets as i64,
+    );
+    for (what, ours, theirs) in [
+        ("flows, past ones: packets", seen.flow_packets, end.packets),
+        ("flows, past ones: bytes", seen.flow_bytes, end.bytes),
+        ("found no entry", seen.overflow_packets, 0),
+    ] {
+        table.equal(what, ours, theirs as i64);
+    }
+    let least = i64::from(TIMES * FLOWS) - (ENTRIES / 2) as i64;
+    table.at_least("past", seen.past_flows, least);
+    table.at_most("entries", seen.flows, (ENTRIES / 2) as i64);
+    table.check();
+    let of_xdp = last.lost.iter().filter(|lost| lost.hook == "xdp");
+    assert_eq!(of_xdp.map(|lost| lost.count).sum::<u64>(), 0, "lost");
+    let lasting = sender(Pair::SERVERS[0], LASTING).to_string();
+    let flow = seen.top_flows.iter().find(|flow| flow.source == lasting);
+    assert!(flow.is_some_and(|flow| flow.packets > 10), "{flow:?}");
     daemon.stop();
 }
 

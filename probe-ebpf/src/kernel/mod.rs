@@ -14,7 +14,7 @@ use core::{ffi::c_void, ptr::NonNull};
 use aya_ebpf::helpers::generated::bpf_probe_read_user;
 use probe_common::layout::ABSENT;
 
-use crate::globals::{LAYOUT, global};
+use crate::globals::global;
 
 /// Loads a `T` at `offset` bytes into a kernel structure.
 ///
@@ -91,7 +91,7 @@ impl Message {
 pub fn netns_inum(net: *const c_void) -> u32 {
     match NonNull::new(net.cast_mut()) {
         // SAFETY: a `struct net *`.
-        Some(net) => unsafe { load(net, crate::globals::global!(LAYOUT.net_inum)) },
+        Some(net) => unsafe { load(net, global!(LAYOUT.net_inum)) },
         None => 0,
     }
 }
@@ -99,8 +99,6 @@ pub fn netns_inum(net: *const c_void) -> u32 {
 /// Whether the namespace is watched.
 #[inline(always)]
 pub fn watched(netns: u32) -> bool {
-    use crate::globals::global;
-
     let len = global!(CONFIG.netns_len);
     if len == 0 {
         return true;

@@ -58,7 +58,8 @@ fn xdp_packets(ctx: XdpContext) -> u32 {
 /// To a flow, which other CPUs add to as well.
 #[inline(always)]
 fn add(traffic: *mut Traffic, bytes: u64) {
-    // SAFETY: a map value; flows are never removed.
+    // SAFETY: a map value. The collector empties one that has been given up by an
+    // exchange, so what is added too late counts for the next flow.
     unsafe {
         atomic::add(&raw mut (*traffic).packets, 1);
         atomic::add(&raw mut (*traffic).bytes, bytes);

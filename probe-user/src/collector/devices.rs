@@ -1,14 +1,14 @@
 //! Interfaces with XDP: attached, and read.
 
-use std::{
-    collections::HashMap,
-    sync::atomic::{Ordering, fence},
-};
+use std::collections::HashMap;
 
 use aya::maps::{Array, MapData};
-use probe_common::packet::{EMPTY, Flow, Protocol, TAKING, Traffic, flow_places};
+use probe_common::packet::{Protocol, Traffic};
 
-use super::{mapping::Mapping, maps, names};
+use super::{
+    flows::{Flows, Reading},
+    maps, names,
+};
 use crate::{
     config::Config,
     kernel::netns::NetNs,
@@ -27,13 +27,12 @@ pub struct Device {
     mode: &'static str,
     /// The program and its maps.
     pub loaded: Loaded,
-    /// Flows that are told apart.
-    most_flows: u32,
+    flows: Flows,
 }
 
 impl Device {
     /// Reads its maps once.
-    pub fn read(&self) -> anyhow::Result<snapshot::Device> {
+    pub fn read(&mut self) -> anyhow::Result<snapshot::Device> {
         let mut device = snapshot::Device {
             device: self.name.clone(),
             xdp_mode: self.mode.to_owned(),
@@ -41,22 +40,11 @@ impl Device {
         };
         // The flows first and the totals after them: what arrives in between is
         // in the totals and not yet in the flows, never the other way round.
-        // Mapped for this moment only: all of it would count as resident memory.
-        let mapping =
-            Mapping::<Flow>::new(&self.loaded, "FLOWS", flow_places(self.most_flows) as usize)?;
-        let mut flows = Vec::new();
-        for flow in (0..mapping.len()).map(|n| mapping.element(n)) {
-            // SAFETY: an element of the mapping; the tag is written after the key.
-            let tag = unsafe { (&raw const (*flow).tag).read_volatile() };
-            if !matches!(tag, EMPTY | TAKING) {
-                fence(Ordering::Acquire);
-                // SAFETY: likewise.
-                let Flow { key, traffic, .. } = unsafe { flow.read_volatile() };
-                device.flow_packets += traffic.packets;
-                device.flow_bytes += traffic.bytes;
-                flows.push((key, traffic));
-            }
-        }
+        let Reading {
+            mut flows,
+            sum,
+            past,
+        } = self.flows.read(&self.loaded)?;
         device.flows = flows.len() as u64;
         flows.sort_by_key(|(_, traffic)| std::cmp::Reverse(traffic.bytes));
         flows.truncate(TOP_FLOWS);
@@ -64,12 +52,15 @@ impl Device {
             .iter()
             .map(|(key, traffic)| names::flow(key, *traffic))
             .collect();
+        device.past_flows = past.flows;
+        device.past_packets = past.traffic.packets;
+        device.past_bytes = past.traffic.bytes;
         let overflow: Array<&MapData, Traffic> = self.loaded.map("OVERFLOW")?;
         let overflow = overflow.get(&0, 0)?;
         device.overflow_packets = overflow.packets;
         device.overflow_bytes = overflow.bytes;
-        device.flow_packets += overflow.packets;
-        device.flow_bytes += overflow.bytes;
+        device.flow_packets = sum.packets + past.traffic.packets + overflow.packets;
+        device.flow_bytes = sum.bytes + past.traffic.bytes + overflow.bytes;
         let totals: Array<&MapData, Traffic> = self.loaded.map("DEVICE")?;
         let protocols = Protocol::NAMES.len() as u32;
         for (n, protocol) in Protocol::NAMES.into_iter().enumerate() {
@@ -95,7 +86,7 @@ impl Device {
     pub fn usage(&self, flows: u64) -> MapUse {
         MapUse {
             map: format!("FLOWS/{}", self.name),
-            capacity: self.most_flows.into(),
+            capacity: self.flows.most().into(),
             ..maps::usage(&self.loaded, "FLOWS", flows)
         }
     }
@@ -176,7 +167,7 @@ pub fn attach(
             name: place.name,
             mode: mode.unwrap_or_default(),
             loaded,
-            most_flows: config.packets.flows,
+            flows: Flows::new(config.packets.flows, config.packets.flow_idle),
         });
     }
     Ok(devices)

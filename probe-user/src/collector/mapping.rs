@@ -19,21 +19,34 @@ use crate::loader::Loaded;
 /// resident memory of this process as long as it is mapped.
 #[derive(Debug)]
 pub struct Mapping<T> {
-    start: *const T,
+    start: *mut T,
     len: usize,
     value: PhantomData<T>,
 }
 
-// SAFETY: the mapping belongs to the value and is only read.
+// SAFETY: the mapping belongs to the value.
 unsafe impl<T: Pod> Send for Mapping<T> {}
 
 impl<T: Pod> Mapping<T> {
-    /// Maps `len` elements of the map `name`, whose values are `T`.
+    /// Maps `len` elements of the map `name`, whose values are `T`, to be read.
     ///
     /// # Errors
     ///
     /// There is no such array, or the kernel does not map it.
     pub fn new(loaded: &Loaded, name: &str, len: usize) -> anyhow::Result<Self> {
+        Self::map(loaded, name, len, libc::PROT_READ)
+    }
+
+    /// The same, to be written too.
+    ///
+    /// # Errors
+    ///
+    /// Likewise.
+    pub fn writable(loaded: &Loaded, name: &str, len: usize) -> anyhow::Result<Self> {
+        Self::map(loaded, name, len, libc::PROT_READ | libc::PROT_WRITE)
+    }
+
+    fn map(loaded: &Loaded, name: &str, len: usize, access: i32) -> anyhow::Result<Self> {
         const { assert!(size_of::<T>().is_multiple_of(8), "the kernel pads to words") };
         // The size of its values is right, or this fails.
         let _: Array<&MapData, T> = loaded.map(name)?;
@@ -45,7 +58,7 @@ impl<T: Pod> Mapping<T> {
             libc::mmap(
                 std::ptr::null_mut(),
                 len * size_of::<T>(),
-                libc::PROT_READ,
+                access,
                 libc::MAP_SHARED,
                 data.fd().as_fd().as_raw_fd(),
                 0,
@@ -71,7 +84,7 @@ impl<T: Pod> Mapping<T> {
     /// # Panics
     ///
     /// Where it is not mapped.
-    pub fn element(&self, index: usize) -> *const T {
+    pub fn element(&self, index: usize) -> *mut T {
         assert!(index < self.len, "element {index} is not mapped");
         self.start.wrapping_add(index)
     }
@@ -81,6 +94,6 @@ impl<T> Drop for Mapping<T> {
     fn drop(&mut self) {
         let bytes = self.len * size_of::<T>();
         // SAFETY: the mapping was made in `new` and nothing points into it now.
-        unsafe { libc::munmap(self.start.cast_mut().cast(), bytes) };
+        unsafe { libc::munmap(self.start.cast(), bytes) };
     }
 }

@@ -2,6 +2,7 @@
 //! [`Snapshot`] of what they hold.
 
 mod devices;
+mod flows;
 mod holders;
 mod listeners;
 mod mapping;
@@ -212,7 +213,7 @@ impl Collector {
         snapshot.listen_overflows = self.listeners.overflows();
         let (drops, drop_entries) = self.drops()?;
         snapshot.drops = drops;
-        for device in &self.devices {
+        for device in &mut self.devices {
             snapshot.devices.push(device.read()?);
         }
         self.own(&mut snapshot)?;

@@ -55,6 +55,9 @@ impl Config {
                     .map_err(|_| anyhow!("{value:?} is not one of native, generic, auto"))?;
             }
             "EDGEPROBE_PACKETS_FLOWS" => self.packets.flows = number(value)?,
+            "EDGEPROBE_PACKETS_FLOW_IDLE" => {
+                self.packets.flow_idle = parse_duration(value).map_err(|e| anyhow!(e))?;
+            }
             _ => bail!("there is no such setting"),
         }
         Ok(())

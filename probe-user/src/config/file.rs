@@ -51,6 +51,8 @@ struct Packets {
     interfaces: Option<Vec<String>>,
     xdp_mode: Option<XdpMode>,
     flows: Option<u32>,
+    #[serde(deserialize_with = "duration")]
+    flow_idle: Option<Duration>,
 }
 
 fn duration<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Duration>, D::Error> {
@@ -96,6 +98,7 @@ impl Config {
         set(&mut self.packets.interfaces, file.packets.interfaces);
         set(&mut self.packets.xdp_mode, file.packets.xdp_mode);
         set(&mut self.packets.flows, file.packets.flows);
+        set(&mut self.packets.flow_idle, file.packets.flow_idle);
         self.services = file.service;
         self.peers = file.peer;
         Ok(())
@@ -159,6 +162,7 @@ cidrs = ["192.0.2.0/24", "2001:db8:1::/48"]
 interfaces = ["eth1"]
 xdp_mode = "generic"
 flows = 1000
+flow_idle = "2m"
 "#,
             )
             .unwrap();
@@ -192,6 +196,7 @@ flows = 1000
         assert_eq!(config.packets.interfaces, ["eth1"]);
         assert_eq!(config.packets.xdp_mode, XdpMode::Generic);
         assert_eq!(config.packets.flows, 1000);
+        assert_eq!(config.packets.flow_idle, Duration::from_mins(2));
     }
 
     #[test]

@@ -14,6 +14,8 @@ const MIN_INTERVAL: Duration = Duration::from_millis(100);
 const MAX_INTERVAL: Duration = Duration::from_secs(60);
 const MAX_SERIES: std::ops::RangeInclusive<usize> = 100..=1_000_000;
 const MAX_FLOWS: u32 = 1 << 24;
+const MIN_FLOW_IDLE: Duration = Duration::from_secs(1);
+const MAX_FLOW_IDLE: Duration = Duration::from_hours(1);
 const MAX_NAME: usize = 63;
 /// Names that the tool itself gives to peers.
 const PEER_NAMES: [&str; 4] = ["loopback", "private", "public", "other"];
@@ -40,6 +42,11 @@ impl Config {
             (1..=MAX_FLOWS).contains(&self.packets.flows),
             "packets.flows: {} is not between 1 and {MAX_FLOWS}",
             self.packets.flows
+        );
+        let idle = self.packets.flow_idle;
+        ensure!(
+            (MIN_FLOW_IDLE..=MAX_FLOW_IDLE).contains(&idle),
+            "packets.flow_idle: {idle:?} is not between 1s and 1h"
         );
         check_interfaces(&self.packets.interfaces).context("packets.interfaces")?;
         check_services(&self.services)?;
@@ -199,6 +206,7 @@ mod tests {
             ("[daemon]\nsocket=\"x.sock\"", "not an absolute path"),
             ("[metrics]\nmax_series=0", "between 100 and 1000000"),
             ("[packets]\nflows=0", "between 1 and"),
+            ("[packets]\nflow_idle=\"2h\"", "between 1s and 1h"),
             ("[packets]\ninterfaces=[\"a b\"]", "\"a b\" cannot be"),
             (
                 "[packets]\ninterfaces=[\"a\",\"a\"]",
