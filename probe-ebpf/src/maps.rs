@@ -118,7 +118,8 @@ pub static RESETS: HashMap<ResetKey, u64, 4096, NO_PREALLOC> = HashMap::new();
 pub static CORE_DROPS: Array<u64, { CORE_REASONS as usize * Protocol::NAMES.len() }, 0> =
     Array::new();
 
-/// Dropped packets by other reasons. Full: the drop is lost and counted.
+/// Dropped packets by other reasons, of which there is room for 256 with every
+/// protocol: more than all subsystems have. Full: the drop is lost and counted.
 #[btf_map]
 pub static DROPS: HashMap<DropKey, u64, 2048, NO_PREALLOC> = HashMap::new();
 
