@@ -46,6 +46,11 @@ pub static OWNER_BY: HashMap<Name, u64, { owner::NAMES }, NO_PREALLOC> = HashMap
 #[btf_map]
 pub static ROWS: Array<Row, 1, MMAPABLE> = Array::new();
 
+/// 1 for a row whose client connections have been seen to speak TLS. Written by
+/// the TCP programs, all of which write the same, and read by them.
+#[btf_map]
+pub static SPEAKS_TLS: Array<u64, 1, 0> = Array::new();
+
 /// The next free row number. Written by the TCP programs.
 #[btf_map]
 pub static NEXT_ROW: Array<u64, 1, 0> = Array::new();

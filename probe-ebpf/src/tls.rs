@@ -3,8 +3,8 @@
 //!
 //! A server sees the ClientHello arrive, then the first record of application
 //! data: with TLS 1.3 that is the client's Finished, with TLS 1.2 its first
-//! request. A client's first send is looked at where it can be; elsewhere it was
-//! the ClientHello if what arrives first is a ServerHello. Its handshake is over when it sends again after the records
+//! request. A client's first send is looked at where it can be and may be one;
+//! else it was the ClientHello if what arrives first is a ServerHello. Its handshake is over when it sends again after the records
 //! that end the server's part. Protocols that turn to TLS later (STARTTLS) are
 //! left out, and so is a ClientHello in the segment that completes the TCP
 //! handshake (`TCP_DEFER_ACCEPT`): no event tells of that one.
@@ -21,6 +21,7 @@ use crate::{
     globals::global,
     kernel::{Message, kfunc::Bytes, skb::Skb, sock::TcpSock},
     lost,
+    maps::SPEAKS_TLS,
     series::RowRef,
 };
 
@@ -45,6 +46,8 @@ const RETRY_RANDOM: [u8; 4] = [0xcf, 0x21, 0xad, 0x74];
 const RANDOM: u32 = HEADER + 6;
 /// Length of an alert that is not encrypted.
 const PLAIN_ALERT: u32 = 2;
+/// Of how many connections one is looked at where no TLS has been seen.
+const SAMPLED: u32 = 16;
 /// Records that are looked at in one segment.
 const RECORDS: u32 = 8;
 
@@ -63,19 +66,38 @@ fn completed(conn: &Conn, now_ns: u64) {
 }
 
 /// A program is about to send. What a client sends first tells whether it speaks
-/// TLS, where it can be read.
+/// TLS, where it can be read. That takes some 300 ns, so without a sign that TLS is
+/// spoken here one connection in [`SAMPLED`] is looked at.
 #[inline(always)]
-pub fn sends(conn: &mut Conn, message: Message) {
+pub fn sends(conn: &mut Conn, tp: TcpSock, message: Message) {
     if conn.tls == UNKNOWN
         && conn.tls_ns == 0
         && conn.side == Side::Client as u32
         && global!(CONFIG.payload) != 0
+        // Sequence numbers begin at random.
+        && (tp.write_seq().is_multiple_of(SAMPLED) || speaks_tls(conn.row))
     {
         let mut record = [0; HEADER as usize + 1];
         message.read(&mut record);
         if let [HANDSHAKE, 3, _, _, _, CLIENT_HELLO] = record {
             conn.tls = GREETED;
+            learn(conn.row);
         }
+    }
+}
+
+/// Whether clients of a row have been seen to speak TLS.
+#[inline(always)]
+fn speaks_tls(row: u32) -> bool {
+    SPEAKS_TLS.get(row).copied() == Some(1)
+}
+
+/// Remembers that for the next ones.
+#[inline(always)]
+fn learn(row: u32) {
+    if let Some(known) = SPEAKS_TLS.get_ptr_mut(row) {
+        // SAFETY: an element of the map; every writer writes the same.
+        unsafe { known.write_volatile(1) };
     }
 }
 
@@ -256,7 +278,12 @@ fn at_client(conn: &Conn, record: &Record) -> u32 {
         // Of a client that has sent nothing the first send is not known.
         (UNKNOWN, HANDSHAKE | ALERT) if conn.tls_ns == 0 => DONE,
         (UNKNOWN | GREETED | RETRY, HANDSHAKE) if record.is_retry => RETRY,
-        (UNKNOWN | GREETED | RETRY, HANDSHAKE) if record.first == SERVER_HELLO => HELLO,
+        (UNKNOWN | GREETED | RETRY, HANDSHAKE) if record.first == SERVER_HELLO => {
+            if conn.tls == UNKNOWN {
+                learn(conn.row);
+            }
+            HELLO
+        }
         (RETRY, CHANGE_CIPHER_SPEC) => RETRY,
         (_, ALERT) => {
             failed(conn, TlsFailed::Alert);

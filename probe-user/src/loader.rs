@@ -273,6 +273,7 @@ fn open(btf: &Btf, globals: &Globals, flows: Option<u32>) -> anyhow::Result<Ebpf
         .override_global("CONFIG", &config, true)
         .map_max_entries("ROWS", entries(is_host, config.rows * config.shards))
         .map_max_entries("ROW_OF", entries(is_host, config.rows))
+        .map_max_entries("SPEAKS_TLS", entries(is_host, config.rows))
         .map_max_entries("CONNS", entries(is_host, config.places))
         .map_max_entries("OWNER_OF", entries(owners, owner::CGROUPS as u32))
         .map_max_entries("OWNER_BY", entries(owners, owner::NAMES as u32))

@@ -119,7 +119,7 @@ fn sends(ctx: *const c_void) {
     if let Some((conn, tp)) = in_use(arg(ctx, 0) as *const c_void) {
         let message = Message::new(arg(ctx, 1));
         if let Some(message) = message {
-            tls::sends(conn, message);
+            tls::sends(conn, tp, message);
         }
         turns::sent(conn, tp, message.map_or(0, Message::count));
     }

@@ -26,9 +26,6 @@ use crate::tls::{VERSIONS, nginx, sum};
 /// Connections of each kind.
 const EACH: u64 = 3;
 
-/// Where somebody answers a ClientHello with something else.
-const PLAIN: u16 = 8080;
-
 const SIDES: [&str; 2] = ["server", "client"];
 
 /// Handshakes of a side and a service: failed ones by reason, and `completed`.
@@ -263,17 +260,9 @@ fn tls_handshakes_that_fail_are_told_apart() {
         drop(nginx);
 
         client.nft("delete table inet ep");
-        let at = SocketAddr::new(Pair::SERVER_V4, PLAIN);
-        let listener = scene
-            .pair
-            .server
-            .run(|| TcpListener::bind(at))
-            .expect("a port");
-        let scene = Scene {
-            port: PLAIN,
-            ..scene
-        };
-        let (client, target) = (&scene.pair.client, scene.target());
+        // Somebody else has the port now.
+        let listener = scene.pair.server.run(|| TcpListener::bind(target));
+        let listener = listener.expect("a port");
         scene.each("not TLS", [&["closed"], unanswered(&["closed"])], || {
             let mut stream = client.run(|| TcpStream::connect(target)).expect("a port");
             let (mut server, _) = listener.accept().expect("a connection");
