@@ -1,10 +1,13 @@
 //! HTTP: metrics, health and status.
 //!
 //! One request for each connection: every connection has a deadline, so that
-//! what a client can occupy is bounded in number and in time.
+//! what a client can occupy is bounded in number and in time. Where all places are
+//! taken, whoever has had one longest makes room: no client that is silent or slow
+//! keeps another one waiting.
 
 mod pages;
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,13 +22,17 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
 use crate::export::{Exposition, Format};
 use crate::snapshot::Snapshot;
 
-/// Connections that are served at a time; more wait to be accepted.
+/// Connections that are served at a time.
 const MAX_CONNECTIONS: usize = 32;
+/// How long one keeps its place where others wait; an answer takes milliseconds.
+const TURN: Duration = Duration::from_secs(1);
 /// For the head of a request to arrive.
 const HEAD_DEADLINE: Duration = Duration::from_secs(5);
 /// For a whole connection.
@@ -76,12 +83,8 @@ pub fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 /// Serves clients until it is dropped.
 pub async fn serve(listener: TcpListener, origin: impl Origin) {
     let origin = Arc::new(origin);
-    let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut places = Places::default();
     loop {
-        // The semaphore is never closed.
-        let Ok(permit) = Arc::clone(&connections).acquire_owned().await else {
-            return;
-        };
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
@@ -91,15 +94,51 @@ pub async fn serve(listener: TcpListener, origin: impl Origin) {
             }
         };
         let origin = Arc::clone(&origin);
-        tokio::spawn(async move {
+        let place = places.find().await;
+        let task = tokio::spawn(async move {
             let served = tokio::time::timeout(DEADLINE, connection(stream, &origin)).await;
             match served {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => tracing::debug!("HTTP: {error:#}"),
                 Err(_) => tracing::debug!("HTTP: a client took longer than {DEADLINE:?}"),
             }
-            drop(permit);
+            drop(place);
         });
+        places
+            .taken
+            .push_back((Instant::now(), task.abort_handle()));
+    }
+}
+
+/// Who is served.
+struct Places {
+    free: Arc<Semaphore>,
+    /// Since when and by whom, the oldest first; some may have ended.
+    taken: VecDeque<(Instant, AbortHandle)>,
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        Self {
+            free: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+            taken: VecDeque::new(),
+        }
+    }
+}
+
+impl Places {
+    /// A place, once there is one. `None` never comes: the semaphore is not closed.
+    async fn find(&mut self) -> Option<OwnedSemaphorePermit> {
+        self.taken.retain(|(_, task)| !task.is_finished());
+        let free = || Arc::clone(&self.free).acquire_owned();
+        if let Some((since, oldest)) = self.taken.front() {
+            tokio::select! {
+                biased;
+                place = free() => return place.ok(),
+                () = tokio::time::sleep_until(*since + TURN) => oldest.abort(),
+            }
+        }
+        free().await.ok()
     }
 }
 
