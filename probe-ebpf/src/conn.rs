@@ -104,8 +104,8 @@ pub fn is_closed(conn: &Conn) -> bool {
     conn.flags & CLOSED != 0
 }
 
-/// A place for a socket that has no entry. Where there is none, its side is
-/// lost: it will be counted when it closes.
+/// A place for a socket that has no entry. Where there is none it will be counted
+/// when it closes.
 #[inline(always)]
 fn insert(sk: Sock) -> Option<&'static mut Conn> {
     // SAFETY: as in `get`.
@@ -337,6 +337,7 @@ fn late(tp: TcpSock, has_entry: bool) -> *mut Conn {
         return established(tp, Side::Server);
     }
     if status(STATUS_COMPLETE) && !overflowed() && watched(tp.sock().netns()) {
+        // Its namespace has been visited, so it is not from before the start.
         // Elsewhere a client has an entry: its SYN interrupts nothing.
         if is_listening(tp) || global!(CONFIG.preempts) != 0 {
             return established(tp, side_of(tp));
@@ -388,6 +389,8 @@ pub fn adopt(tp: TcpSock, state: u8, hook: Hook) -> Option<&'static mut Conn> {
         conn.retransmits = 0;
         conn.segs_in = 0;
         conn.segs_out = 0;
+        conn.dsack_dups = 0;
+        conn.out_of_order = 0;
     }
     let Some(place) = get(sk).or_else(|| insert(sk)) else {
         // If one was lost before, this one has been counted as such.

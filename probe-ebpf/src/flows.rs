@@ -44,6 +44,8 @@ pub fn traffic(key: Key) -> Option<*mut Traffic> {
     let mask = global!(CONFIG.flow_places) - 1;
     // The first one that was given up, or none.
     let mut left = u32::MAX;
+    // Whether one may be its that another CPU is just taking.
+    let mut is_busy = false;
     for n in 0..PROBES {
         let index = ((hash >> 32) as u32).wrapping_add(n) & mask;
         let place = FLOWS.get_ptr_mut(index)?;
@@ -53,15 +55,16 @@ pub fn traffic(key: Key) -> Option<*mut Traffic> {
                 // SAFETY: a member of an element of the map.
                 return Some(unsafe { &raw mut (*place).traffic });
             }
-            EMPTY if left == u32::MAX => return take(place, EMPTY, tag, key),
+            EMPTY if left == u32::MAX && !is_busy => return take(place, EMPTY, tag, key),
             EMPTY => break,
             LEFT if left == u32::MAX => left = index,
-            TAKING => {
-                lost::count(Hook::Xdp, Cause::Limit);
-                return None;
-            }
+            TAKING => is_busy = true,
             _ => {}
         }
+    }
+    if is_busy {
+        lost::count(Hook::Xdp, Cause::Limit);
+        return None;
     }
     if left == u32::MAX {
         lost::count(Hook::Xdp, Cause::MapFull);

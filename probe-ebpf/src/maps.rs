@@ -57,8 +57,7 @@ pub static NEXT_ROW: Array<u64, 1, 0> = Array::new();
 
 /// Connections, a hash table of the sockets, see [`Conn`]. Written by the TCP
 /// programs under the socket's lock, from the SYN on until the socket goes.
-/// Places taken: the connection is counted when it closes, with side
-/// `unknown`. Can be mapped, though nobody does: its elements then begin at
+/// Places taken: the connection is counted when it closes. Can be mapped, though nobody does: its elements then begin at
 /// cache lines.
 #[btf_map]
 pub static CONNS: Array<Conn, 1, MMAPABLE> = Array::new();
@@ -75,8 +74,8 @@ pub static STATUS: Array<u64, { conn::STATUS_LEN }, 0> = Array::new();
 pub static VISITED: Array<u64, 1, 0> = Array::new();
 
 /// Local ports of listeners, `netns << 16 | port`, as the socket iterator meets
-/// them: tells the side of connections that were open before the start. Full:
-/// their side is `unknown`.
+/// them. Tells the side where the backlog does not, and that the namespace has been
+/// visited. Full: such a server is taken for a client.
 #[btf_map]
 pub static LISTENERS: HashMap<u64, u8, 4096, NO_PREALLOC> = HashMap::new();
 
@@ -90,12 +89,6 @@ pub static LISTENER_DROPS: HashMap<ListenerKey, u64, 1024, NO_PREALLOC> = HashMa
 /// collector at the start.
 #[btf_map]
 pub static NAMED_PORTS: HashMap<u32, u8, { series::NAMED_PORTS }, NO_PREALLOC> = HashMap::new();
-
-/// Rows of connections that the kernel is about to reset since data came that
-/// nobody can read, by socket: the entry goes before the reset is sent. Least
-/// recently used ones give way: that reset has no side.
-#[btf_map]
-pub static REFUSED: LruHashMap<u64, u32, 1024, 0> = LruHashMap::new();
 
 /// When the first SYN-ACK of a handshake was sent, in microseconds, for those
 /// whose SYN-ACK was sent again. Least recently used ones give way: the time

@@ -4,10 +4,11 @@
 //! A server sees the ClientHello arrive, then the first record of application
 //! data: with TLS 1.3 that is the client's Finished, with TLS 1.2 its first
 //! request. A client's first send is looked at where it can be and may be one;
-//! else it was the ClientHello if what arrives first is a ServerHello. Its handshake is over when it sends again after the records
-//! that end the server's part. Protocols that turn to TLS later (STARTTLS) are
-//! left out, and so is a ClientHello in the segment that completes the TCP
-//! handshake (`TCP_DEFER_ACCEPT`): no event tells of that one.
+//! else it was the ClientHello if what arrives first is a ServerHello. Its
+//! handshake is over when it sends again after the records that end the server's
+//! part. Protocols that turn to TLS later (STARTTLS) are left out, and so is a
+//! ClientHello in the segment that completes the TCP handshake
+//! (`TCP_DEFER_ACCEPT`): no event tells of that one.
 
 use probe_common::{
     conn::Conn,
@@ -120,10 +121,12 @@ pub fn sent(conn: &mut Conn, now_ns: u64, length: u64) {
 
 /// The connection closes: what became of a handshake that was begun.
 #[inline(always)]
-pub fn closed(conn: &Conn, how: Closed) {
+pub fn closed(conn: &Conn, tp: TcpSock, how: Closed) {
     // A server that has the client's Finished lacks a request, no more.
     let is_open = match conn.tls {
-        HELLO | RETRY | GREETED => true,
+        HELLO | RETRY => true,
+        // Else the event of the answer was skipped.
+        GREETED => tp.received() == 0,
         ANSWERED => conn.side != Side::Server as u32,
         _ => false,
     };
@@ -147,6 +150,10 @@ pub fn arrived(conn: &mut Conn, tp: TcpSock, skb: Skb, payload: u32) {
         // The first byte of the connection; one that comes early waits.
         if seq != tp.rcv_nxt() {
             return;
+        }
+        // The event of the first one was skipped.
+        if tp.bytes_received() != 0 {
+            return give_up(conn);
         }
         conn.tls_seq = seq;
     }
@@ -290,6 +297,10 @@ fn at_client(conn: &Conn, record: &Record) -> u32 {
             DONE
         }
         (UNKNOWN, _) => DONE,
+        (GREETED, _) => {
+            failed(conn, TlsFailed::Closed);
+            DONE
+        }
         (HELLO, APPLICATION_DATA | CHANGE_CIPHER_SPEC) => ANSWERED,
         (state, _) => state,
     }

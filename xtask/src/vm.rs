@@ -61,6 +61,10 @@ const COUNTING: &[&str] = &[
 /// Those that a run of all tests has in the guests.
 const BRIEF: &[&str] = &["closes", "truth"];
 
+/// What these go without, as [`LEFT_OUT`]: it takes two minutes, and the other ways
+/// to end have resets of both directions too.
+const BRIEF_LEFT_OUT: &[(&str, &str)] = &[("closes", "each_way_to_end")];
+
 /// Tests that no guest runs, by program and beginning of their name: what they
 /// start is not in the image. What they ask for does not depend on the kernel,
 /// unlike TLS.
@@ -91,6 +95,14 @@ pub struct Options {
 }
 
 impl Options {
+    /// Tests that are left out of a program.
+    fn left_out(&self, program: &str) -> impl Iterator<Item = &'static str> {
+        let brief = if self.brief { BRIEF_LEFT_OUT } else { &[] };
+        (LEFT_OUT.iter().chain(brief))
+            .filter(move |(of, _)| *of == program)
+            .map(|(_, tests)| *tests)
+    }
+
     /// As a run of all tests has it.
     pub fn brief() -> Self {
         Self {

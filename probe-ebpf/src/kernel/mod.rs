@@ -57,7 +57,7 @@ impl Message {
     /// else leaves `bytes` as they are, or fills them with zeros.
     #[inline(always)]
     pub fn read<const N: usize>(self, bytes: &mut [u8; N]) {
-        /// `enum iter_type`, since 6.6.
+        /// `enum iter_type`, on kernels with this event (6.16).
         const ITER_UBUF: u8 = 0;
         const ITER_IOVEC: u8 = 1;
         if global!(LAYOUT.msg_iter_type) == ABSENT

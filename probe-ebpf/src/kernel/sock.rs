@@ -353,7 +353,8 @@ impl TcpSock {
     }
 
     /// Whether the peer has acknowledged a FIN. `syn` is what it has acknowledged
-    /// beside that and payload.
+    /// beside that and payload. Where this host has dropped segments that it sent,
+    /// it may say no.
     #[inline(always)]
     pub fn fin_acked(self, syn: u64) -> bool {
         let payload = self.bytes_sent().wrapping_sub(self.bytes_retrans());

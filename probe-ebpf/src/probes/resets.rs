@@ -16,7 +16,6 @@ use crate::{
         sock::{Address, Sock, state},
         watched,
     },
-    maps::REFUSED,
     once::{self, copies},
     series::{Direction, owner, reset, row_of, row_of_sock, row_of_tcp},
 };
@@ -121,11 +120,6 @@ fn row_of_connection(sk: Sock, netns: u32, hook: Hook) -> u32 {
         None if sk.state() == state::SYN_SENT => Side::Client,
         // One that closes while the peer still sends is gone already.
         None => match sk.tcp() {
-            // SAFETY: the value is copied at once.
-            _ if let Some(&row) = unsafe { REFUSED.get(&sk.id()) } => {
-                let _ = REFUSED.remove(&sk.id());
-                return row;
-            }
             Some(tp) => return row_of_tcp(tp, conn::side_of(tp), hook),
             None => Side::Unknown,
         },

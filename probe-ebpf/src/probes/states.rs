@@ -22,7 +22,7 @@ use crate::{
         watched,
     },
     lost,
-    maps::{self, LISTENER_DROPS, REFUSED},
+    maps::{self, LISTENER_DROPS},
     once::{self, copies},
     series::{RowRef, row_of_tcp},
     tls, turns,
@@ -302,13 +302,11 @@ fn closed(conn: &mut Conn, tp: TcpSock, old: u8) {
         turns::used(conn);
     }
     let is_refused = conn::is_refused(conn, tp, old);
-    if is_refused {
-        // The entry may be gone when the reset is sent.
-        let _ = REFUSED.insert(&tp.sock().id(), &conn.row, 0);
-    }
     // The close was missed, by a program that reset its connection: what it sent
-    // and received is forgotten (`tcp.c:tcp_disconnect`).
-    let is_forgotten = tp.segs_in() == 0;
+    // and received is forgotten (`tcp.c:tcp_disconnect`), but for a segment that has
+    // come since.
+    let segs_in = tp.segs_in();
+    let is_forgotten = segs_in == 0 || segs_in.wrapping_sub(conn.segs_in).cast_signed() < 0;
     let how = how(tp, old, is_refused || is_forgotten);
     if let Some(row) = RowRef::get(conn.row) {
         conn::no_longer_open(conn, row);
@@ -324,7 +322,7 @@ fn closed(conn: &mut Conn, tp: TcpSock, old: u8) {
         }
         ended(how, old, row);
     }
-    tls::closed(conn, how);
+    tls::closed(conn, tp, how);
     conn.flags = CLOSED;
 }
 

@@ -4,7 +4,8 @@
 //! then. At one reading the place is marked, and no packet takes it for its own from
 //! there on; at a later one what it counted is added to the flows of the past, and
 //! the place is free. Should a packet be later still, it counts for whoever has the
-//! place next: the sum over all places and the past stays exact.
+//! place next: the sum over all places and the past stays exact. A flow that comes
+//! back just then may have two places for a while.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},

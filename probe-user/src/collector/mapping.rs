@@ -93,7 +93,7 @@ impl<T: Pod> Mapping<T> {
 impl<T> Drop for Mapping<T> {
     fn drop(&mut self) {
         let bytes = self.len * size_of::<T>();
-        // SAFETY: the mapping was made in `new` and nothing points into it now.
+        // SAFETY: the mapping was made in `map` and nothing points into it now.
         unsafe { libc::munmap(self.start.cast(), bytes) };
     }
 }

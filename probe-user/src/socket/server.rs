@@ -16,7 +16,7 @@ pub const MAX_CLIENTS: usize = 32;
 /// Bounds each of: reading the request, finding the answer, writing it.
 const DEADLINE: Duration = Duration::from_secs(5);
 /// Answers with more live connections than usual that are made and sent at a
-/// time: each takes up to 100 MiB.
+/// time: each takes up to 200 MiB.
 const MAX_LARGE: usize = 1;
 /// After a failure to accept, such as too many open files.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -76,13 +76,15 @@ async fn client(
     .await
     .map_err(late)?
     .and_then(|body| Ok(serde_json::from_slice::<Request>(&body)?));
-    let _turn = match &request {
-        Ok(request) if request.connections > CONNECTIONS => {
-            Some(timeout(deadline, large.acquire()).await.map_err(late)?)
-        }
-        _ => None,
+    let is_large = matches!(&request, Ok(request) if request.connections > CONNECTIONS);
+    // Held until the answer is sent. Whoever has it takes two deadlines at the most.
+    let turn = if is_large {
+        timeout(2 * deadline, large.acquire()).await.ok()
+    } else {
+        None
     };
     let answer = match request {
+        Ok(_) if is_large && turn.is_none() => Err(Unavailable::Busy.to_string()),
         Ok(request) => timeout(deadline, answer(feed, request))
             .await
             .unwrap_or(Err(Unavailable::Busy))
@@ -243,7 +245,7 @@ mod tests {
         let text = String::from_utf8_lossy(&answer[16..]);
         assert!(text.contains("larger than the 4096"), "{text}");
         let mut unknown = request;
-        unknown[17..28].copy_from_slice(b"\"passwords\"");
+        unknown[17..30].copy_from_slice(b"\"credentials\"");
         let answer = server.say(&unknown);
         assert_eq!(answer[8], Kind::Error as u8);
         server.fetch(0).unwrap();

@@ -324,6 +324,7 @@ pub fn devices(source: Source<'_>) -> Table {
         "packets" Plain 1 |(_, t), _| t.map_or(Value::Missing, |t| Value::Count(t.packets));
         "bytes" Plain 1 |(_, t), _| t.map_or(Value::Missing, |t| Value::Bytes(t.bytes));
         "flows" Plain 4 |(d, _), _| Value::Count(d.flows);
+        "past flows" Plain 6 |(d, _), _| Value::Count(d.past_flows);
         "not in a flow" Plain 5 |(d, _), _| Value::Count(d.overflow_packets);
     ];
     let mut rows: Vec<Row<'_>> = Vec::new();

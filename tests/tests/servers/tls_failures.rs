@@ -151,7 +151,7 @@ impl Scene {
                 *count -= before.get(reason).copied().unwrap_or_default();
             }
             seen.retain(|_, count| *count > 0);
-            println!("{what}: {side}: {seen:?}");
+            println!("{}: {what}: {side}: {seen:?}", self.port);
             assert_eq!(
                 seen.values().sum::<u64>(),
                 if expected.is_empty() { 0 } else { EACH },
@@ -183,101 +183,114 @@ fn tls_handshakes_that_fail_are_told_apart() {
     }
     let folder = programs::folder();
     let made = Certificate::make(&openssl, folder.path());
-    for (version, port) in VERSIONS {
-        let pair = Pair::new();
-        // Three retransmissions that nobody answers: some three seconds.
-        for netns in pair.both() {
-            netns.sysctl("ipv4/tcp_retries2", 3);
+    // Most of the time is waiting.
+    thread::scope(|scope| {
+        for served in VERSIONS {
+            let [program, openssl] = [&program, &openssl];
+            let made = &made;
+            scope.spawn(move || each_failure(served, program, openssl, made));
         }
-        let nginx = nginx(&pair, &program, &made);
-        let hello = client_hello(&pair.client, &openssl, version);
-        let daemon = Daemon::start(&pair.both(), &[]);
-        let scene = Scene {
-            pair,
-            daemon,
-            port,
-            last: RefCell::default(),
-        };
-        let (client, target) = (&scene.pair.client, scene.target());
-        let made_well = |options: &[&str]| s_client(client, &openssl, target, options);
-        println!("--- {version}");
+    });
+}
 
-        scene.each("completed", [&["completed"]; 2], || {
-            assert!(made_well(&[]), "nginx answers");
-        });
-        let other = if version == "TLSv1.3" {
-            "-tls1_2"
-        } else {
-            "-tls1_3"
-        };
-        scene.each(
-            "a version refused",
-            [&["alert", "closed", "reset"], &["alert"]],
-            || {
-                assert!(!made_well(&[other]), "a version that the server refuses");
-            },
-        );
-        scene.each(
-            "a certificate refused",
-            [&["alert"], &["alert", "closed", "reset"]],
-            || {
-                assert!(
-                    !made_well(&["-verify_return_error"]),
-                    "a certificate nobody vouches for"
-                );
-            },
-        );
-        let begin = || {
-            client
-                .run(|| begun(target, &hello))
-                .expect("a handshake begins")
-        };
-        scene.each("reset", [&["reset"]; 2], || {
-            let socket = Socket::from(begin());
-            socket.set_linger(Some(Duration::ZERO)).expect("an option");
-        });
-        scene.each("closed", [&["closed"]; 2], || drop(begin()));
-        // The server's part is lost on its way to the client for ever. Where sends
-        // cannot be looked at, a client that has read nothing is not known to
-        // speak TLS.
-        let unanswered = |reasons: &'static [&'static str]| match skip::kernel() >= (6, 16) {
-            true => reasons,
-            false => &[],
-        };
-        client.nft(
-            "table inet ep { chain pre { type filter hook prerouting priority raw;
-                tcp flags & (syn|rst) == 0 drop
-            }; }",
-        );
-        scene.each("timeout", [&["timeout"], unanswered(&["timeout"])], || {
-            client.run(|| {
-                let mut stream = TcpStream::connect(target).expect("a connection");
-                stream.write_all(&hello).expect("the kernel takes it");
-                let error = stream.read(&mut [0]).expect_err("nothing comes");
-                assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-            });
-        });
-        drop(nginx);
-
-        client.nft("delete table inet ep");
-        // Somebody else has the port now.
-        let listener = scene.pair.server.run(|| TcpListener::bind(target));
-        let listener = listener.expect("a port");
-        scene.each("not TLS", [&["closed"], unanswered(&["closed"])], || {
-            let mut stream = client.run(|| TcpStream::connect(target)).expect("a port");
-            let (mut server, _) = listener.accept().expect("a connection");
-            // From two pieces of memory.
-            let (first, second) = hello.split_at(6);
-            let pieces = [first, second].map(IoSlice::new);
-            let written = stream.write_vectored(&pieces).expect("the server reads");
-            assert_eq!(written, hello.len());
-            server.read_exact(&mut vec![0; hello.len()]).expect("it");
-            server
-                .write_all(b"HTTP/1.0 400 Bad Request\r\n\r\n")
-                .expect("the client reads");
-            drop(server);
-            stream.read_to_end(&mut Vec::new()).expect("all of it");
-        });
-        scene.daemon.stop();
+/// Lets handshakes fail with a server of one version.
+fn each_failure(
+    (version, port): (&'static str, u16),
+    program: &Path,
+    openssl: &Path,
+    made: &Certificate,
+) {
+    let pair = Pair::new();
+    // Three retransmissions that nobody answers: some three seconds.
+    for netns in pair.both() {
+        netns.sysctl("ipv4/tcp_retries2", 3);
     }
+    let nginx = nginx(&pair, program, made);
+    let hello = client_hello(&pair.client, openssl, version);
+    let daemon = Daemon::start(&pair.both(), &[]);
+    let scene = Scene {
+        pair,
+        daemon,
+        port,
+        last: RefCell::default(),
+    };
+    let (client, target) = (&scene.pair.client, scene.target());
+    let made_well = |options: &[&str]| s_client(client, openssl, target, options);
+    scene.each("completed", [&["completed"]; 2], || {
+        assert!(made_well(&[]), "nginx answers");
+    });
+    let other = if version == "TLSv1.3" {
+        "-tls1_2"
+    } else {
+        "-tls1_3"
+    };
+    scene.each(
+        "a version refused",
+        [&["alert", "closed", "reset"], &["alert"]],
+        || {
+            assert!(!made_well(&[other]), "a version that the server refuses");
+        },
+    );
+    scene.each(
+        "a certificate refused",
+        [&["alert"], &["alert", "closed", "reset"]],
+        || {
+            assert!(
+                !made_well(&["-verify_return_error"]),
+                "a certificate nobody vouches for"
+            );
+        },
+    );
+    let begin = || {
+        client
+            .run(|| begun(target, &hello))
+            .expect("a handshake begins")
+    };
+    scene.each("reset", [&["reset"]; 2], || {
+        let socket = Socket::from(begin());
+        socket.set_linger(Some(Duration::ZERO)).expect("an option");
+    });
+    scene.each("closed", [&["closed"]; 2], || drop(begin()));
+    // The server's part is lost on its way to the client for ever. Where sends
+    // cannot be looked at, a client that has read nothing is not known to
+    // speak TLS.
+    let unanswered = |reasons: &'static [&'static str]| match skip::kernel() >= (6, 16) {
+        true => reasons,
+        false => &[],
+    };
+    client.nft(
+        "table inet ep { chain pre { type filter hook prerouting priority raw;
+            tcp flags & (syn|rst) == 0 drop
+        }; }",
+    );
+    scene.each("timeout", [&["timeout"], unanswered(&["timeout"])], || {
+        client.run(|| {
+            let mut stream = TcpStream::connect(target).expect("a connection");
+            stream.write_all(&hello).expect("the kernel takes it");
+            let error = stream.read(&mut [0]).expect_err("nothing comes");
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        });
+    });
+    drop(nginx);
+
+    client.nft("delete table inet ep");
+    // Somebody else has the port now.
+    let listener = scene.pair.server.run(|| TcpListener::bind(target));
+    let listener = listener.expect("a port");
+    scene.each("not TLS", [&["closed"], unanswered(&["closed"])], || {
+        let mut stream = client.run(|| TcpStream::connect(target)).expect("a port");
+        let (mut server, _) = listener.accept().expect("a connection");
+        // From two pieces of memory.
+        let (first, second) = hello.split_at(6);
+        let pieces = [first, second].map(IoSlice::new);
+        let written = stream.write_vectored(&pieces).expect("the server reads");
+        assert_eq!(written, hello.len());
+        server.read_exact(&mut vec![0; hello.len()]).expect("it");
+        server
+            .write_all(b"HTTP/1.0 400 Bad Request\r\n\r\n")
+            .expect("the client reads");
+        drop(server);
+        stream.read_to_end(&mut Vec::new()).expect("all of it");
+    });
+    scene.daemon.stop();
 }

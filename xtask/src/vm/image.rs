@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{BEGIN, BROKEN, DONE, LEFT_OUT, Options, Programs, kernels};
+use super::{BEGIN, BROKEN, DONE, Options, Programs, kernels};
 use crate::cmd;
 
 /// Programs that the tests call.
@@ -100,7 +100,7 @@ pub fn make(
     // meant to have it.
     let is_complete = (!options.every).to_string();
     let script = include_str!("init.sh")
-        .replace("@RUNS@", &runs(programs, &options.args))
+        .replace("@RUNS@", &runs(programs, options))
         .replace("@COMPLETE@", &is_complete)
         .replace("@BEGIN@", BEGIN)
         .replace("@BROKEN@", BROKEN)
@@ -129,12 +129,12 @@ pub fn plain_name(path: &Path) -> String {
 }
 
 /// Lines of the guest's init, one for each test program.
-fn runs(programs: &Programs, args: &[String]) -> String {
+fn runs(programs: &Programs, options: &Options) -> String {
     let run = |name: String| {
-        let left_out = LEFT_OUT.iter().filter(|(program, _)| *program == name);
-        let skips = left_out.flat_map(|(_, tests)| ["--skip".to_owned(), quoted(tests)]);
+        let left_out = options.left_out(&name);
+        let skips = left_out.flat_map(|tests| ["--skip".to_owned(), quoted(tests)]);
         let words = ["run".to_owned(), name.clone()].into_iter().chain(skips);
-        let words = words.chain(args.iter().map(|arg| quoted(arg)));
+        let words = words.chain(options.args.iter().map(|arg| quoted(arg)));
         words.collect::<Vec<_>>().join(" ")
     };
     let lines: Vec<_> = programs.names().into_iter().map(run).collect();
