@@ -36,19 +36,19 @@ const CASES: [Case; 5] = [
     Case {
         name: "the last segment",
         segments: 1,
-        lost: "limit rate 1/day burst 1 packets",
+        lost: "numgen inc mod 100 < 1",
         sent_again: &[("tail_loss_probe", 1)],
     },
     Case {
         name: "and its probe",
         segments: 1,
-        lost: "limit rate 1/day burst 2 packets",
+        lost: "numgen inc mod 100 < 2",
         sent_again: &[("tail_loss_probe", 1), ("timeout", 1)],
     },
     Case {
         name: "and what comes after that",
         segments: 1,
-        lost: "limit rate 1/day burst 3 packets",
+        lost: "numgen inc mod 100 < 3",
         sent_again: &[("tail_loss_probe", 1), ("timeout", 2)],
     },
     Case {
@@ -60,7 +60,7 @@ const CASES: [Case; 5] = [
     Case {
         name: "all, and the probe",
         segments: 5,
-        lost: "limit rate 1/day burst 6 packets",
+        lost: "numgen inc mod 100 < 6",
         sent_again: &[("tail_loss_probe", 1), ("timeout", 1), ("other", 4)],
     },
 ];
@@ -96,6 +96,10 @@ fn each_cause_to_send_again_is_the_kernels() {
     let Some(_turn) = skip::turn("each_cause_to_send_again_is_the_kernels") else {
         return;
     };
+    // One emulated processor is too slow for several daemons that start at once.
+    if skip::is_emulated() {
+        return CASES.iter().for_each(provoke);
+    }
     // Most of the time is waiting.
     thread::scope(|scope| {
         for case in &CASES {
