@@ -102,6 +102,15 @@ fn sender(family: IpAddr, number: u32) -> SocketAddr {
     SocketAddr::new(address, 1024 + (number % 50_000) as u16)
 }
 
+/// A datagram of the flow of that number.
+fn datagram(number: u32, vlans: &[u16]) -> Vec<u8> {
+    let server = Pair::SERVERS[(number % 2) as usize];
+    let payload = vec![7; (number % 400) as usize];
+    let to = SocketAddr::new(server, 9);
+    let packet = frame::udp(sender(server, number), to, frame::TTL, &payload);
+    frame::ethernet(CLIENT_MAC, SERVER_MAC, vlans, &packet)
+}
+
 fn counts_like_the_device(test: &str, mode: &str) {
     let Some(_turn) = skip::turn(test) else {
         return;
@@ -223,13 +232,8 @@ fn more_flows_than_entries_leave_the_sums_exact() {
         let wire = Wire::open(DEVICE).expect("the device");
         // Twice: a flow that has its entry keeps it.
         for number in (0..FLOWS).chain(0..FLOWS) {
-            let server = Pair::SERVERS[(number % 2) as usize];
-            let payload = vec![7; (number % 400) as usize];
-            let to = SocketAddr::new(server, 9);
-            let packet = frame::udp(sender(server, number), to, frame::TTL, &payload);
             let vlans: &[u16] = if number % 3 == 0 { &[100] } else { &[] };
-            let frame = frame::ethernet(CLIENT_MAC, SERVER_MAC, vlans, &packet);
-            wire.send(&frame).expect("a frame leaves");
+            wire.send(&datagram(number, vlans)).expect("a frame leaves");
         }
     });
     let (after, last) = at_rest(&pair.server, &daemon);
@@ -294,12 +298,7 @@ fn flows_that_have_ended_make_room_and_the_sums_stay_exact() {
     let wire = pair.client.run(|| Wire::open(DEVICE)).expect("the device");
     let sent = Cell::new(0);
     let send = |number: u32| {
-        let server = Pair::SERVERS[(number % 2) as usize];
-        let to = SocketAddr::new(server, 9);
-        let payload = vec![7; (number % 400) as usize];
-        let packet = frame::udp(sender(server, number), to, frame::TTL, &payload);
-        let frame = frame::ethernet(CLIENT_MAC, SERVER_MAC, &[], &packet);
-        wire.send(&frame).expect("a frame leaves");
+        wire.send(&datagram(number, &[])).expect("a frame leaves");
         sent.set(sent.get() + 1);
     };
     for time in 0..TIMES {
