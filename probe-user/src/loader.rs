@@ -1,5 +1,8 @@
 //! Loads the kernel programs and attaches them.
 
+mod device;
+mod hooks;
+
 use std::{
     collections::{HashMap, hash_map::RandomState},
     hash::BuildHasher as _,
@@ -11,7 +14,7 @@ use anyhow::{Context as _, anyhow, bail};
 use aya::{
     Btf, Ebpf, EbpfLoader,
     maps::{Map, MapData, ProgramArray},
-    programs::{BtfTracePoint, Iter, Program, ProgramError, Xdp, XdpMode as AyaMode},
+    programs::{BtfTracePoint, Iter, Program, ProgramError},
 };
 use probe_common::{
     config::{ProbeConfig, SENDS_AFTER},
@@ -23,128 +26,15 @@ use probe_common::{
     series::CORE_REASONS,
 };
 
-use crate::{
-    config::XdpMode,
-    kernel::{kfuncs::Kfuncs, netns::NetNs},
-    snapshot,
+use self::hooks::{ACCEPT, CGROUPS, HOOKS, Hook};
+pub use self::{
+    device::device,
+    hooks::{SOCK_SEND, TCP_SEND},
 };
+use crate::{kernel::kfuncs::Kfuncs, snapshot};
 
 /// The kernel programs, compiled for BPF by the build script.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/edgeprobe.o"));
-
-/// A program on a tracepoint.
-struct Hook {
-    program: &'static str,
-    /// The map in which its copies find it, for kernels that preempt programs.
-    copies: Option<&'static str>,
-    /// The empty program on the same hook.
-    noop: &'static str,
-    tracepoint: &'static str,
-    /// Whether the tool is of no use without it.
-    required: bool,
-}
-
-impl Hook {
-    /// Name of its copy `n`; the first is the program itself.
-    fn copy(&self, n: u32) -> String {
-        match n {
-            1 => self.program.to_owned(),
-            _ => format!("{}{n}", self.program),
-        }
-    }
-}
-
-/// One that the kernel preempts nowhere, or where it does little harm.
-const fn alone(program: &'static str, noop: &'static str, tracepoint: &'static str) -> Hook {
-    Hook {
-        program,
-        copies: None,
-        noop,
-        tracepoint,
-        required: false,
-    }
-}
-
-const HOOKS: [Hook; 13] = [
-    Hook {
-        program: "sock_set_state",
-        copies: Some("SET_STATE"),
-        noop: "noop_set_state",
-        tracepoint: "inet_sock_set_state",
-        required: true,
-    },
-    Hook {
-        program: "tcp_probe",
-        copies: Some("PROBE"),
-        noop: "noop_tcp_probe",
-        tracepoint: "tcp_probe",
-        required: true,
-    },
-    Hook {
-        program: "tcp_retransmit",
-        copies: Some("RETRANSMIT"),
-        noop: "noop_retransmit",
-        tracepoint: "tcp_retransmit_skb",
-        required: false,
-    },
-    alone("retrans_synack", "noop_synack", "tcp_retransmit_synack"),
-    Hook {
-        program: "tcp_send_reset",
-        copies: Some("SEND_RESET"),
-        noop: "noop_send_reset",
-        tracepoint: "tcp_send_reset",
-        required: false,
-    },
-    Hook {
-        program: "tcp_recv_reset",
-        copies: Some("RECEIVE_RESET"),
-        noop: "noop_recv_reset",
-        tracepoint: "tcp_receive_reset",
-        required: false,
-    },
-    Hook {
-        program: "tcp_destroy",
-        copies: Some("DESTROY"),
-        noop: "noop_destroy",
-        tracepoint: "tcp_destroy_sock",
-        required: true,
-    },
-    Hook {
-        program: "kfree_skb",
-        copies: Some("KFREE_SKB"),
-        noop: "noop_kfree_skb",
-        tracepoint: "kfree_skb",
-        required: true,
-    },
-    Hook {
-        program: "tcp_read",
-        copies: Some("READ"),
-        noop: "noop_tcp_read",
-        tracepoint: "tcp_rcv_space_adjust",
-        required: false,
-    },
-    Hook {
-        program: "tcp_send",
-        copies: Some("SEND"),
-        noop: "noop_tcp_send",
-        tracepoint: TCP_SEND,
-        required: false,
-    },
-    alone("sock_send", "noop_sock_send", SOCK_SEND),
-    alone("cgroup_mkdir", "noop_cgroup_new", CGROUPS[0]),
-    alone("cgroup_release", "noop_cgroup_end", CGROUPS[1]),
-];
-
-/// Tell of control groups that come and go: for where owners are told apart.
-const CGROUPS: [&str; 2] = ["cgroup_mkdir", "cgroup_release"];
-
-/// Tells of a send when it begins.
-pub const TCP_SEND: &str = "tcp_sendmsg_locked";
-/// Tells of a send when it has returned: for kernels without the other.
-pub const SOCK_SEND: &str = "sock_send_length";
-
-/// The program that sees `accept()` return, attached only where it is asked for.
-const ACCEPT: Hook = alone("accept_exit", "noop_accept", "sys_exit");
 
 /// Visits all sockets of a network namespace.
 pub const VISIT: &str = "tcp_visit";
@@ -529,82 +419,4 @@ pub fn iterate(ebpf: &mut Ebpf, name: &str) -> anyhow::Result<Vec<u8>> {
     file.read_to_end(&mut bytes)
         .with_context(|| format!("cannot read {name}"))?;
     Ok(bytes)
-}
-
-/// Loads the XDP program for one interface and attaches it inside `netns`.
-/// Where that cannot be, the result says so and holds no program.
-///
-/// # Errors
-///
-/// There is no such interface, or the kernel refuses the object.
-pub fn device(
-    btf: &Btf,
-    globals: &Globals,
-    netns: &NetNs,
-    interface: &str,
-    mode: XdpMode,
-    flows: u32,
-    noop: bool,
-) -> anyhow::Result<(Loaded, Option<&'static str>)> {
-    let name = if noop { "noop_xdp" } else { "xdp_packets" };
-    let mut ebpf = open(btf, globals, Some(flows))?;
-    let xdp: &mut Xdp = ebpf
-        .program_mut(name)
-        .context("the object has no XDP program")?
-        .try_into()?;
-    xdp.load()
-        .map_err(|error| anyhow!("cannot load {name}: {}", refusal(&error)))?;
-    let modes: &[(AyaMode, &str)] = match mode {
-        XdpMode::Native => &[(AyaMode::Driver, "native")],
-        XdpMode::Generic => &[(AyaMode::Skb, "generic")],
-        XdpMode::Auto => &[(AyaMode::Driver, "native"), (AyaMode::Skb, "generic")],
-    };
-    let attached = netns.run(|| -> anyhow::Result<Result<&'static str, String>> {
-        let index = nix::net::if_::if_nametoindex(interface).map_err(|error| {
-            anyhow!("no interface {interface:?} ({error}); `ip link` shows those there are")
-        })?;
-        let mut why = Vec::new();
-        for &(mode, label) in modes {
-            match xdp.attach_to_if_index(index, mode) {
-                Ok(_) => return Ok(Ok(label)),
-                Err(error) => why.push(format!("{label}: {}", busy_or(&error))),
-            }
-        }
-        Ok(Err(why.join("; ")))
-    })??;
-    let hook = format!("xdp/{interface}");
-    let (mode, mut state) = match attached {
-        Ok(mode) => {
-            tracing::info!("XDP on {interface}: {mode} mode");
-            (Some(mode), program(name, hook, String::new()))
-        }
-        Err(why) => {
-            tracing::warn!("no XDP on {interface}, going on without: {why}");
-            (None, program(name, hook, why))
-        }
-    };
-    if let Some(mode) = mode {
-        mode.clone_into(&mut state.note);
-    }
-    Ok((
-        Loaded {
-            ebpf,
-            programs: vec![state],
-        },
-        mode,
-    ))
-}
-
-fn busy_or(error: &ProgramError) -> String {
-    let io_error = match error {
-        ProgramError::SyscallError(error) => Some(&error.io_error),
-        ProgramError::XdpError(aya::programs::XdpError::NetlinkError(_)) => None,
-        _ => None,
-    };
-    match io_error.and_then(io::Error::raw_os_error) {
-        Some(libc::EBUSY | libc::EEXIST) => {
-            "another XDP program is there and is not replaced".to_owned()
-        }
-        _ => refusal(error),
-    }
 }

@@ -8,7 +8,7 @@ use std::{
 
 use probe_common::sock::{Holder, LISTEN, SockRecord};
 
-use super::{maps, own};
+use super::{clocks, maps};
 use crate::loader::{self, Loaded};
 
 /// The walk may take one part in so many of the time.
@@ -42,7 +42,7 @@ impl Holders {
             return;
         }
         let begin = Instant::now();
-        self.began_ns = own::monotonic_ns();
+        self.began_ns = clocks::monotonic_ns();
         match loader::iterate(&mut loaded.ebpf, loader::HOLDERS) {
             Ok(bytes) => {
                 self.pids.clear();

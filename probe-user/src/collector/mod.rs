@@ -1,6 +1,8 @@
 //! The only code that touches maps: reads them once, at one moment, and makes a
 //! [`Snapshot`] of what they hold.
 
+mod clocks;
+mod counts;
 mod devices;
 mod flows;
 mod holders;
@@ -12,9 +14,10 @@ mod own;
 pub mod owner_names;
 mod owners;
 mod rows;
+mod visits;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::HashMap,
     path::Path,
     time::{Duration, Instant},
 };
@@ -23,20 +26,12 @@ use anyhow::Context as _;
 use aya::maps::{Array, HashMap as BpfHash, MapData, lpm_trie::LpmTrie};
 use probe_common::{
     config::{MAX_NETNS, ProbeConfig, SENDS_AFTER, SENDS_BEFORE, SENDS_UNSEEN},
-    conn::{STATUS_COMPLETE, STATUS_COOKIES, STATUS_FULL, STATUS_REPORT},
-    lost::{Cause, Hook},
-    packet::Protocol,
-    series::{CORE_REASONS, DropKey, NAMED_PORTS, OVERFLOW_ROW, ResetKey},
-    sock::{LISTEN, ListenerKey, SockRecord, listener_key},
+    conn::{STATUS_COMPLETE, STATUS_REPORT},
+    series::{NAMED_PORTS, OVERFLOW_ROW, ResetKey},
+    sock::{LISTEN, SockRecord},
 };
 
-use self::{
-    devices::Device,
-    listeners::{Counted, Ended, Listeners},
-    names::Names,
-    owners::Processes,
-    rows::Rows,
-};
+use self::{devices::Device, listeners::Listeners, names::Names, owners::Processes, rows::Rows};
 use crate::{
     config::Config,
     kernel::{
@@ -56,21 +51,10 @@ pub const ROWS: u32 = 512;
 const MAX_SHARDS: u32 = 8;
 /// Connections that are remembered.
 pub const CONNECTIONS: u32 = 131_072;
-/// Hooks whose skipped events a later one makes up for.
-const HEALED: [&str; 3] = [
-    "inet_sock_set_state",
-    "tcp_retransmit_skb",
-    "tcp_destroy_sock",
-];
 /// The visit of all sockets may take one part in so many of the time.
 const VISIT_SHARE: u32 = 100;
 /// But it is never longer ago than this.
 const VISIT_INTERVAL: Duration = Duration::from_secs(30);
-/// How long after its last one a listener still takes SYN cookies
-/// (`TCP_SYNCOOKIE_VALID`).
-const COOKIES_VALID: Duration = Duration::from_secs(120);
-/// How often new network namespaces are looked for.
-const NETNS_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Loaded programs and what is known of their maps.
 #[derive(Debug)]
@@ -108,13 +92,13 @@ impl Collector {
     ///
     /// One line that says what is missing and what to do about it.
     pub fn start(config: &Config) -> anyhow::Result<Self> {
-        let start_seconds = own::unix_seconds();
+        let start_seconds = clocks::unix_seconds();
         let own_btf = Btf::from_sys_fs()?;
         let layout = layout::resolve(&own_btf)?;
         let modules = Path::new(VMLINUX).parent().unwrap_or(Path::new("/"));
         let reasons = Reasons::read(&own_btf, modules);
-        let kernel = own::kernel_release();
-        let preempts = own::preempts_programs(&kernel);
+        let kernel = clocks::kernel_release();
+        let preempts = clocks::preempts_programs(&kernel);
         let kfuncs = Kfuncs::resolve(&own_btf);
         let sends = match [TCP_SEND, SOCK_SEND].map(|name| own_btf.has_tracepoint(name)) {
             [true, _] => SENDS_BEFORE,
@@ -220,7 +204,7 @@ impl Collector {
         for (map, entries) in [("RESETS", reset_entries), ("DROPS", drop_entries)] {
             snapshot.maps.push(maps::usage(&self.host, map, entries));
         }
-        snapshot.timestamp_seconds = own::unix_seconds();
+        snapshot.timestamp_seconds = clocks::unix_seconds();
         snapshot.duration_seconds = begin.elapsed().as_secs_f64();
         Ok(snapshot)
     }
@@ -241,7 +225,7 @@ impl Collector {
         records.sort_by_key(|record| std::cmp::Reverse(record.sent_bytes + record.received_bytes));
         records.truncate(limit);
         self.read_rows()?;
-        let now_ns = own::monotonic_ns();
+        let now_ns = clocks::monotonic_ns();
         let mut processes = Processes::new();
         let connections = records.iter().map(|record| {
             let listener = self.listeners.of(record);
@@ -283,253 +267,6 @@ impl Collector {
             let owner = owners.of_socket(record, pid, &mut processes);
             names::listen_socket(record, owner)
         })
-    }
-
-    fn set_status(&mut self, element: u32, value: u64) -> anyhow::Result<()> {
-        let mut status: Array<&mut MapData, u64> = self.host.map_mut("STATUS")?;
-        status.set(element, value, 0)?;
-        Ok(())
-    }
-
-    /// Visits all sockets of the watched namespaces.
-    fn visit(&mut self) -> anyhow::Result<Vec<SockRecord>> {
-        let begin = Instant::now();
-        if !self.fixed_namespaces && self.namespaces_read.elapsed() >= NETNS_INTERVAL {
-            self.namespaces = netns::all();
-            self.namespaces_read = begin;
-        }
-        let before = maps::counter(&self.host, "VISITED")?;
-        let mut records = Vec::new();
-        let mut gone = Vec::new();
-        let mut cookies = 0;
-        let ended = self.ended()?;
-        for (&inum, netns) in &self.namespaces {
-            let ebpf = &mut self.host.ebpf;
-            let visited = netns.run(|| {
-                let bytes = loader::iterate(ebpf, loader::VISIT);
-                (bytes, Counted::here())
-            });
-            match visited {
-                Ok((bytes, counted)) => {
-                    let seen = maps::records(&bytes?);
-                    cookies += counted.map_or(0, |counted| counted.cookies);
-                    self.listeners
-                        .update(inum, &seen, &ended, counted, &mut self.names);
-                    records.extend(seen);
-                }
-                Err(error) => {
-                    tracing::warn!("network namespace {inum} is left out: {error:#}");
-                    gone.push(inum);
-                }
-            }
-        }
-        if cookies != self.cookies {
-            self.cookies = cookies;
-            self.cookies_came = Some(begin);
-        }
-        let come = |came: Instant| came.elapsed() < COOKIES_VALID + VISIT_INTERVAL;
-        let come = self.cookies_came.is_some_and(come);
-        self.set_status(STATUS_COOKIES, come.into())?;
-        self.forget_listeners(&records)?;
-        for inum in gone {
-            self.namespaces.remove(&inum);
-        }
-        let namespaces = &self.namespaces;
-        self.listeners.retain(|inum| namespaces.contains_key(&inum));
-        let is_gone = |key: &&ListenerKey| !namespaces.contains_key(&key.netns);
-        for key in ended.keys().filter(is_gone) {
-            let mut map: BpfHash<&mut MapData, ListenerKey, u64> =
-                self.host.map_mut("LISTENER_DROPS")?;
-            map.remove(key)?;
-        }
-        self.connections = maps::counter(&self.host, "VISITED")? - before;
-        self.last_visit = Instant::now();
-        self.visit_cost = begin.elapsed();
-        Ok(records)
-    }
-
-    /// What listeners that have closed had dropped.
-    fn ended(&self) -> anyhow::Result<Ended> {
-        let map: BpfHash<&MapData, ListenerKey, u64> = self.host.map("LISTENER_DROPS")?;
-        Ok(map.iter().collect::<Result<_, _>>()?)
-    }
-
-    /// Forgets the listeners that are gone: a client may get their port.
-    fn forget_listeners(&mut self, seen: &[SockRecord]) -> anyhow::Result<()> {
-        let listening: HashSet<u64> = seen
-            .iter()
-            .filter(|record| record.state == LISTEN)
-            .map(|record| listener_key(record.netns, record.local_port))
-            .collect();
-        let mut known: BpfHash<&mut MapData, u64, u8> = self.host.map_mut("LISTENERS")?;
-        let keys = known.keys().collect::<Result<Vec<u64>, _>>()?;
-        for key in keys.into_iter().filter(|key| !listening.contains(key)) {
-            known.remove(&key)?;
-        }
-        Ok(())
-    }
-
-    fn resets(&self) -> anyhow::Result<(Vec<snapshot::Reset>, u64)> {
-        let map: BpfHash<&MapData, ResetKey, u64> = self.host.map("RESETS")?;
-        let mut sums = BTreeMap::new();
-        let mut entries = 0;
-        for entry in &map {
-            let (key, count) = entry?;
-            // The entry for those that find none is there from the start on.
-            if count == 0 {
-                continue;
-            }
-            entries += 1;
-            let Some(labels) = self.rows.labels(key.row, &self.names) else {
-                continue;
-            };
-            let direction = if key.direction == 0 {
-                "sent"
-            } else {
-                "received"
-            };
-            *sums
-                .entry((labels, direction, self.reasons.of_reset(key.reason)))
-                .or_default() += count;
-        }
-        let rows = sums
-            .into_iter()
-            .map(|((labels, direction, reason), count)| snapshot::Reset {
-                labels,
-                direction: direction.to_owned(),
-                reason,
-                count,
-            })
-            .collect();
-        Ok((rows, entries))
-    }
-
-    /// Drops by name, and the entries of the map of the rarer ones.
-    fn drops(&self) -> anyhow::Result<(Vec<snapshot::Drop>, u64)> {
-        let protocols = Protocol::NAMES.len() as u32;
-        let core: Array<&MapData, u64> = self.host.map("CORE_DROPS")?;
-        let mut counts = Vec::new();
-        for (index, count) in (0..).zip(core.iter()) {
-            let count = count?;
-            if count != 0 {
-                let reason = index / protocols % CORE_REASONS;
-                counts.push((
-                    DropKey {
-                        reason,
-                        protocol: index % protocols,
-                    },
-                    count,
-                ));
-            }
-        }
-        let map: BpfHash<&MapData, DropKey, u64> = self.host.map("DROPS")?;
-        let core_counts = counts.len();
-        for entry in &map {
-            counts.push(entry?);
-        }
-        let entries = (counts.len() - core_counts) as u64;
-        let mut sums = BTreeMap::new();
-        for (key, count) in counts {
-            if let Some((subsystem, reason)) = self.reasons.of_drop(key.reason) {
-                let protocol = Protocol::NAMES
-                    .get(key.protocol as usize)
-                    .unwrap_or(&"other");
-                *sums.entry((subsystem, reason, *protocol)).or_default() += count;
-            }
-        }
-        let rows = sums
-            .into_iter()
-            .map(|((subsystem, reason, protocol), count)| snapshot::Drop {
-                subsystem,
-                reason,
-                protocol: protocol.to_owned(),
-                count,
-            })
-            .collect();
-        Ok((rows, entries))
-    }
-
-    /// What the tool missed, what it holds and what it costs.
-    fn own(&self, snapshot: &mut Snapshot) -> anyhow::Result<()> {
-        let loadeds = || std::iter::once(&self.host).chain(self.devices.iter().map(|d| &d.loaded));
-        let mut lost: BTreeMap<(&str, &str), u64> = BTreeMap::new();
-        let mut skipped = BTreeMap::new();
-        let status: Array<&MapData, u64> = self.host.map("STATUS")?;
-        let is_full = status.get(&STATUS_FULL, 0)? != 0;
-        for loaded in loadeds() {
-            let counts: Array<&MapData, u64> = loaded.map("LOST")?;
-            for (h, hook) in Hook::NAMES.into_iter().enumerate() {
-                for (c, cause) in Cause::NAMES.into_iter().enumerate() {
-                    let slot = (h * Cause::NAMES.len() + c) as u32;
-                    *lost.entry((hook, cause)).or_default() += counts.get(&slot, 0)?;
-                }
-            }
-            for program in &loaded.programs {
-                let mut program = program.clone();
-                let facts = loaded.program_facts(&program.program);
-                if self._stats.is_some() {
-                    program.runs = facts.get("run_cnt").copied();
-                    program.run_seconds = facts.get("run_time_ns").map(|&ns| ns as f64 / 1e9);
-                }
-                // The kernel skips a program that is interrupted on its CPU by its own
-                // event. The life of a connection and its retransmissions are made up
-                // for by later events; the rest is lost, where no copy has taken it.
-                let missed = facts.get("recursion_misses").copied().unwrap_or(0);
-                program.skipped = missed;
-                let hook = program
-                    .hook
-                    .split_once('/')
-                    .map_or("", |(kind, hook)| match kind {
-                        "xdp" => "xdp",
-                        "iter" => "iter_tcp",
-                        _ => hook,
-                    });
-                // Where programs are preempted that may not be enough, and with a
-                // full table nothing is made up for.
-                let is_healed = !self.preempts && !is_full && HEALED.contains(&hook);
-                let hook = Hook::NAMES.into_iter().find(|&name| name == hook);
-                if let Some(hook) = hook.filter(|_| program.attached && !is_healed) {
-                    let known = skipped.entry(hook).or_insert(missed);
-                    *known = missed.min(*known);
-                }
-                snapshot.programs.push(program);
-            }
-        }
-        lost.extend(
-            skipped
-                .into_iter()
-                .map(|(hook, count)| ((hook, "recursion"), count)),
-        );
-        snapshot.lost = lost
-            .into_iter()
-            .map(|((hook, cause), count)| snapshot::Lost {
-                hook: hook.to_owned(),
-                cause: cause.to_owned(),
-                count,
-            })
-            .collect();
-        for (map, entries) in [
-            ("ROWS", self.rows.used_entries()),
-            ("CONNS", self.connections),
-        ] {
-            snapshot.maps.push(maps::usage(&self.host, map, entries));
-        }
-        for (device, read) in self.devices.iter().zip(&snapshot.devices) {
-            snapshot.maps.push(device.usage(read.flows));
-        }
-        let known: HashSet<&str> = ["ROWS", "CONNS", "RESETS", "DROPS"].into();
-        let mut others = 0;
-        for loaded in loadeds() {
-            others += maps::memory_of_others(loaded, &known);
-        }
-        snapshot.maps.push(snapshot::MapUse {
-            map: "others".to_owned(),
-            entries: 0,
-            capacity: 0,
-            memory_bytes: others,
-        });
-        snapshot.process = crate::process::read().context("cannot read what this process costs")?;
-        Ok(())
     }
 }
 

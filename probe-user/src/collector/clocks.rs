@@ -1,0 +1,53 @@
+//! The clocks and the kernel's release.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Seconds since 1970-01-01 UTC.
+pub fn unix_seconds() -> f64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs_f64()
+}
+
+/// CLOCK_MONOTONIC in nanoseconds, the clock of the programs.
+pub fn monotonic_ns() -> u64 {
+    let mut now = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the pointer is to a local variable.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+/// Release of the running kernel.
+pub fn kernel_release() -> String {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    release.trim().to_owned()
+}
+
+/// First major release that preempts programs on tracepoints
+/// (`include/linux/tracepoint.h:__DECLARE_TRACE_CALL`).
+const PREEMPTS: u32 = 7;
+
+/// Whether a kernel of that release preempts programs on tracepoints.
+pub fn preempts_programs(release: &str) -> bool {
+    let major = release
+        .split('.')
+        .next()
+        .and_then(|major| major.parse().ok());
+    major.is_some_and(|major: u32| major >= PREEMPTS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_major_release_tells_whether_programs_are_preempted() {
+        assert!(preempts_programs("7.2.13+deb14-cloud-amd64"));
+        assert!(!preempts_programs("6.18.44-fc"));
+        assert!(!preempts_programs("unknown"));
+    }
+}

@@ -1,0 +1,110 @@
+//! Each way in which a connection ends, at both ends: how it counts, which
+//! resets go with it, and why.
+
+mod counts;
+mod place;
+mod ways;
+
+use std::net::SocketAddr;
+
+use probe_tests::{
+    daemon::Daemon,
+    netns::Pair,
+    poll, skip,
+    truth::{self, Table},
+};
+
+use counts::{Counts, differences, ends, go};
+use place::{End, Place};
+use ways::{IN_FIN_WAIT, WAYS, send, wait_for_fin};
+
+#[test]
+fn each_way_to_end_is_told_at_both_ends() {
+    let Some(_turn) = skip::turn("each_way_to_end_is_told_at_both_ends") else {
+        return;
+    };
+    go(&WAYS);
+}
+
+/// What has come in FIN_WAIT2, and what of it was read, tells nothing by itself of
+/// who resets the connection.
+#[test]
+fn resets_in_fin_wait_are_told_apart() {
+    let Some(_turn) = skip::turn("resets_in_fin_wait_are_told_apart") else {
+        return;
+    };
+    go(&IN_FIN_WAIT);
+}
+
+/// What comes once the FIN is acknowledged meets TIME_WAIT, and no connection: it
+/// has ended in order, and the reset is no event of its side.
+#[test]
+fn a_reset_from_time_wait_leaves_the_end_as_it_was() {
+    let Some(_turn) = skip::turn("a_reset_from_time_wait_leaves_the_end_as_it_was") else {
+        return;
+    };
+    let pair = Pair::new();
+    let daemon = Daemon::start(&pair.both(), &[]);
+    let before = pair.counters();
+    let mut ended = Counts::new();
+    for (first, port) in [(End::Client, 9000), (End::Server, 9001)] {
+        let (of_first, of_other) = match first {
+            End::Client => ("client", "server"),
+            End::Server => ("server", "client"),
+        };
+        for address in Pair::SERVERS {
+            let at = SocketAddr::new(address, port);
+            // Where the acknowledgment meets the program that is closing, the kernel
+            // may keep the socket: then there is no TIME_WAIT yet, and another try.
+            let mut waits = false;
+            while !waits {
+                let (place, first, second) = Place::open(&pair, at, first);
+                drop(first);
+                wait_for_fin(&second);
+                place.wait_for_fin_wait2();
+                waits = place.shown(place.first).contains("timewait");
+                let of_second = if waits {
+                    send(&second);
+                    place.wait_for_reset_of(second);
+                    "reset_received"
+                } else {
+                    drop(second);
+                    "fin"
+                };
+                for (side, reason) in [(of_first, "fin"), (of_other, of_second)] {
+                    let key = (side.to_owned(), port.to_string(), reason.to_owned());
+                    *ended.entry(key).or_default() += 1;
+                }
+            }
+        }
+    }
+    let total: u64 = ended.values().sum();
+    let snapshot = poll::until("all connections have ended", || {
+        let snapshot = daemon.snapshot();
+        (ends(&snapshot).values().sum::<u64>() == total).then_some(snapshot)
+    });
+    let wrong = differences("ends", &ends(&snapshot), &ended);
+    assert!(wrong.is_empty(), "{wrong:#?}\n{:#?}", snapshot.resets);
+    let sent = |why: &str| -> u64 {
+        let sent = (snapshot.resets.iter())
+            .filter(|one| one.direction == "sent" && (why.is_empty() || one.reason == why));
+        sent.map(|one| one.count).sum()
+    };
+    let theirs = &pair.counters() - &before;
+    let mut table = Table::default();
+    if skip::kernel() >= (6, 10) {
+        table.equal("resets sent = OutRsts", sent(""), theirs.get("Tcp.OutRsts"));
+        table.equal(
+            "by TIME_WAIT",
+            sent("TCP_TIMEWAIT_SOCKET"),
+            theirs.get("Tcp.OutRsts"),
+        );
+    }
+    table.equal(
+        "aborted = EstabResets",
+        truth::sum(&snapshot, "", |one| one.aborted),
+        theirs.get("Tcp.EstabResets"),
+    );
+    table.check();
+    daemon.stop();
+}

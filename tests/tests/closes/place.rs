@@ -1,0 +1,124 @@
+//! Where a connection is, and what is done to its segments on the way.
+
+use std::net::{SocketAddr, TcpStream};
+
+use probe_tests::{
+    netns::{Netns, Pair},
+    poll,
+};
+
+/// Which end it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    Client,
+    Server,
+}
+
+impl End {
+    pub fn other(self) -> Self {
+        match self {
+            Self::Client => Self::Server,
+            Self::Server => Self::Client,
+        }
+    }
+}
+
+/// Where a connection is, and which end is the first to do something.
+pub struct Place<'a> {
+    pair: &'a Pair,
+    /// The server's end.
+    at: SocketAddr,
+    pub first: End,
+}
+
+impl<'a> Place<'a> {
+    /// Opens a connection: its ends, the first one first.
+    pub fn open(pair: &'a Pair, at: SocketAddr, first: End) -> (Self, TcpStream, TcpStream) {
+        let (_, client, server) = pair.connect(at);
+        let place = Self { pair, at, first };
+        match first {
+            End::Client => (place, client, server),
+            End::Server => (place, server, client),
+        }
+    }
+
+    pub fn other(&self) -> End {
+        self.first.other()
+    }
+
+    pub fn netns(&self, end: End) -> &'a Netns {
+        match end {
+            End::Client => &self.pair.client,
+            End::Server => &self.pair.server,
+        }
+    }
+
+    /// The table with the rules of this connection.
+    fn table(&self) -> String {
+        let (family, number) = match self.at {
+            SocketAddr::V4(_) => ("ip", 4),
+            SocketAddr::V6(_) => ("ip6", 6),
+        };
+        format!("{family} ep{}v{number}", self.at.port())
+    }
+
+    /// Drops segments that `from` sends, where they arrive.
+    pub fn lose(&self, from: End, which: &str) {
+        let port = match from {
+            End::Client => "dport",
+            End::Server => "sport",
+        };
+        self.netns(from.other()).nft(&format!(
+            "table {} {{ chain pre {{ type filter hook prerouting priority raw; \
+             tcp {port} {} {which} drop; }}; }}",
+            self.table(),
+            self.at.port()
+        ));
+    }
+
+    /// Ends that.
+    pub fn lose_no_more(&self, from: End) {
+        let rules = format!("delete table {}\n", self.table());
+        self.netns(from.other()).nft(&rules);
+    }
+
+    /// What `ss` shows of one end.
+    pub fn shown(&self, end: End) -> String {
+        let port = match end {
+            End::Client => "dport",
+            End::Server => "sport",
+        };
+        let family = if self.at.is_ipv4() { "-4" } else { "-6" };
+        let filter = format!("{port} = :{}", self.at.port());
+        // The listener is not an end.
+        let arguments = ["-Hno", family, "state", "connected", &filter];
+        self.netns(end)
+            .command("ss", &[&["-t"][..], &arguments].concat())
+    }
+
+    /// Waits until the first end has its FIN acknowledged.
+    pub fn wait_for_fin_wait2(&self) {
+        // Without its own module in the kernel `ss` shows TIME_WAIT as such, not as
+        // the state that it stands for.
+        let states = ["FIN-WAIT-2", "TIME-WAIT"];
+        poll::until("the FIN is acknowledged", || {
+            let shown = self.shown(self.first);
+            states
+                .iter()
+                .any(|state| shown.contains(state))
+                .then_some(())
+        });
+    }
+
+    /// Waits until one end is no more.
+    pub fn wait_for_none(&self, end: End) {
+        poll::until("it is gone", || self.shown(end).is_empty().then_some(()));
+    }
+
+    /// Waits until the other end is no more, then closes it. It has had a FIN: a
+    /// read does not wait for what comes after that.
+    pub fn wait_for_reset_of(&self, second: TcpStream) {
+        self.wait_for_none(self.other());
+        drop(second);
+    }
+}

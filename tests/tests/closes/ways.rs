@@ -1,0 +1,331 @@
+//! The ways in which a connection ends, each done by its two ends.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{Shutdown, TcpStream},
+    os::fd::AsRawFd as _,
+    time::Duration,
+};
+
+use probe_tests::poll;
+use socket2::SockRef;
+
+use crate::{
+    counts::{ABORTED, Ending, FIN, ON_DATA, RECEIVED, RECEIVED_LATE, unread_data},
+    place::Place,
+};
+
+/// What the two ends do, the first one first.
+pub type Way = fn(&Place<'_>, TcpStream, TcpStream);
+
+/// The ways, each with how it ends for the end that is first and for the other.
+pub const WAYS: [(&str, Way, Ending, Ending); 14] = [
+    ("in order", in_order, FIN, FIN),
+    ("at once", at_once, FIN, FIN),
+    ("aborted", aborted, ABORTED, RECEIVED),
+    ("unread", unread, unread_data(true), RECEIVED),
+    (
+        "unread in FIN_WAIT2",
+        unread_in_fin_wait,
+        unread_data(false),
+        RECEIVED,
+    ),
+    (
+        "data before the FIN arrives",
+        data_before_the_fin_arrives,
+        ON_DATA,
+        RECEIVED,
+    ),
+    (
+        "data with the acknowledgment",
+        data_with_the_acknowledgment,
+        ON_DATA,
+        RECEIVED,
+    ),
+    ("data in FIN_WAIT2", data_in_fin_wait2, ON_DATA, RECEIVED),
+    (
+        "data after shutdown()",
+        data_after_shutdown,
+        ON_DATA,
+        RECEIVED,
+    ),
+    (
+        "data and FIN after shutdown()",
+        data_and_fin_after_shutdown,
+        ON_DATA,
+        RECEIVED_LATE,
+    ),
+    (
+        "reset in FIN_WAIT2",
+        reset_in_fin_wait,
+        RECEIVED_LATE,
+        ABORTED,
+    ),
+    (
+        "reset after shutdown()",
+        reset_after_shutdown,
+        RECEIVED_LATE,
+        ABORTED,
+    ),
+    (
+        "timed out",
+        timed_out,
+        Ending("timeout", None, true),
+        ABORTED,
+    ),
+    (
+        "timed out in FIN_WAIT1",
+        timed_out_in_fin_wait,
+        Ending("timeout", None, false),
+        ABORTED,
+    ),
+];
+
+/// Ways to be reset after a FIN, likewise.
+pub const IN_FIN_WAIT: [(&str, Way, Ending, Ending); 3] = [
+    ("no FIN_WAIT2", no_fin_wait2, ON_DATA, RECEIVED),
+    (
+        "half read in FIN_WAIT2",
+        half_read_in_fin_wait,
+        unread_data(false),
+        RECEIVED,
+    ),
+    (
+        "reset after unread data",
+        reset_after_unread_data,
+        RECEIVED_LATE,
+        ABORTED,
+    ),
+];
+
+/// Reads until the other end has closed or reset, then closes.
+fn wait_for_end(mut stream: TcpStream) {
+    let _ = stream.read_to_end(&mut Vec::new());
+    drop(stream);
+}
+
+/// Waits until there is something to read, without a look at it.
+fn wait_for_data(stream: &TcpStream) {
+    let mut polled = libc::pollfd {
+        fd: stream.as_raw_fd(),
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    // SAFETY: `polled` is one entry, and outlives the call.
+    let ready = unsafe { libc::poll(&raw mut polled, 1, 60_000) };
+    assert_eq!((ready, polled.revents), (1, libc::POLLIN), "data comes");
+}
+
+pub fn wait_for_fin(mut stream: &TcpStream) {
+    assert_eq!(stream.read(&mut [0]).expect("a FIN"), 0);
+}
+
+/// Waits for it, then closes.
+fn wait_for_reset(mut stream: TcpStream) {
+    let error = stream.read(&mut [0]).expect_err("a reset");
+    drop(stream);
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+pub fn send(mut stream: &TcpStream) {
+    stream.write_all(&[7; 200]).expect("it is sent");
+}
+
+fn receive(mut stream: &TcpStream) {
+    stream.read_exact(&mut [0; 200]).expect("the data");
+}
+
+fn abort(stream: TcpStream) {
+    SockRef::from(&stream)
+        .set_linger(Some(Duration::ZERO))
+        .expect("no linger");
+    drop(stream);
+}
+
+/// The first closes, then the other end.
+fn in_order(_: &Place<'_>, first: TcpStream, second: TcpStream) {
+    drop(first);
+    wait_for_end(second);
+}
+
+/// Both close before they know of each other's FIN.
+fn at_once(place: &Place<'_>, first: TcpStream, second: TcpStream) {
+    place.lose(place.first, "tcp flags & fin == fin");
+    drop(first);
+    drop(second);
+    poll::until("both FINs cross", || {
+        place.shown(place.first).contains("CLOSING").then_some(())
+    });
+    place.lose_no_more(place.first);
+}
+
+/// The first closes with `SO_LINGER` 0.
+fn aborted(_: &Place<'_>, first: TcpStream, second: TcpStream) {
+    abort(first);
+    wait_for_end(second);
+}
+
+/// The first closes with data that it has not read.
+fn unread(_: &Place<'_>, first: TcpStream, second: TcpStream) {
+    send(&second);
+    wait_for_data(&first);
+    drop(first);
+    wait_for_end(second);
+}
+
+/// The same in FIN_WAIT2: it has shut its own direction down before.
+fn unread_in_fin_wait(place: &Place<'_>, first: TcpStream, second: TcpStream) {
+    first.shutdown(Shutdown::Write).expect("a FIN is sent");
+    wait_for_fin(&second);
+    place.wait_for_fin_wait2();
+    send(&second);
+    wait_for_data(&first);
+    drop(first);
+    place.wait_for_reset_of(second);
+}
+
+/// The first closes, its FIN is lost, and the other end sends.
+fn data_before_the_fin_arrives(place: &Place<'_>, first: TcpStream, second: TcpStream) {
+    place.lose(place.first, "tcp flags & fin == fin");
+    drop(first);
+    send(&second);
+    wait_for_end(second);
+}
+
+/// The first closes and gets the acknowledgment of its FIN with data in the same
+/// segment: those without are lost.
+fn data_with_the_acknowledgment(place: &Place<'_>, first: TcpStream, second: TcpStream) {
+    place.lose(place.other(), "meta length < 120");
+    drop(first);
+    wait_for_fin(&second);
+    send(&second);
+    place.wait_for_reset_of(second);
+}
+
+/// The first closes and gets data in FIN_WAIT2. The kernel replaces a socket that
+/// is to be there for a minute at most by one of TIME_WAIT, so it is told more.
+fn data_in_fin_wait2(place: &Place<'_>, first: TcpStream, second: TcpStream) {
+    const TIME: &str = "ipv4/tcp_fin_timeout";
+    let netns = place.netns(place.first);
+    netns.sysctl(TIME, 120);
+    drop(first);
+    wait_for_fin(&second);
+    place.wait_for_fin_wait2();
+    send(&second);
+    place.wait_for_reset_of(second);
+    netns.sysctl(TIME, 60);
+}
+
+/// The first shuts both directions down, keeps the socket, and gets data.
+fn data_after_shutdown(place: &Place<'_>, first: TcpStream, second: TcpStream) {
+    first.shutdown(Shutdown::Both).expect("a FIN is sent");
+    wait_for_fin(&second);
+    place.wait_for_fin_wait2();
+    send(&second);
+    place.wait_for_reset_of(second);
+    drop(first);
+}
+
+/// The same, and the FIN of the other end comes with the data.
+fn data_and_fin_after_shutdown(place: &Place<'_>, first: TcpStream, second: TcpStream) {
+    first.shutdown(Shutdown::Both).expect("a FIN is sent");
+    wait_for_fin(&second);
+    place.wait_for_fin_wait2();
+    let sent = SockRef::from(&second).send_with_flags(&[7; 200], libc::MSG_MORE);
+    assert_eq!(sent.expect("it waits for more"), 200);
+    second.shutdown(Shutdown::Write).expect("a FIN is sent");
+    place.wait_for_reset_of(second);
+    drop(first);
+}
+
+/// The first shuts one direction down, gets data and reads it, and then the other
+/// end aborts.
+fn reset_in_fin_wait(_: &Place<'_>, first: TcpStream, second: TcpStream) {
+    first.shutdown(Shutdown::Write).expect("a FIN is sent");
+    wait_for_fin(&second);
+    send(&second);
+    receive(&first);
+    abort(second);
+    wait_for_reset(first);
+}
+
+/// The first shuts both directions down, and then the other end aborts.
+fn reset_after_shutdown(place: &Place<'_>, first: TcpStream, second: TcpStream) {
+    send(&second);
+    receive(&first);
+    first.shutdown(Shutdown::Both).expect("a FIN is sent");
+    wait_for_fin(&second);
+    place.wait_for_fin_wait2();
+    abort(second);
+    place.wait_for_none(place.first);
+    drop(first);
+}
+
+/// What the first sends is lost, until it gives up.
+fn timed_out(place: &Place<'_>, first: TcpStream, second: TcpStream) {
+    place.lose(place.first, "");
+    SockRef::from(&first)
+        .set_tcp_user_timeout(Some(Duration::from_millis(500)))
+        .expect("a timeout");
+    send(&first);
+    let error = (&first).read(&mut [0]).expect_err("nothing is answered");
+    assert_eq!(error.kind(), std::io::ErrorKind::TimedOut);
+    drop(first);
+    abort(second);
+}
+
+/// The first closes and its FIN is lost, until the kernel gives up.
+fn timed_out_in_fin_wait(place: &Place<'_>, first: TcpStream, second: TcpStream) {
+    const RETRIES: &str = "ipv4/tcp_orphan_retries";
+    let netns = place.netns(place.first);
+    netns.sysctl(RETRIES, 1);
+    place.lose(place.first, "");
+    drop(first);
+    place.wait_for_none(place.first);
+    netns.sysctl(RETRIES, 0);
+    abort(second);
+}
+
+/// The first shuts its own direction down, gets data, and shuts the other one down
+/// without having read. Then the other end aborts.
+fn reset_after_unread_data(place: &Place<'_>, first: TcpStream, second: TcpStream) {
+    first.shutdown(Shutdown::Write).expect("a FIN is sent");
+    wait_for_fin(&second);
+    place.wait_for_fin_wait2();
+    send(&second);
+    wait_for_data(&first);
+    first.shutdown(Shutdown::Read).expect("it is open");
+    abort(second);
+    place.wait_for_none(place.first);
+    drop(first);
+}
+
+/// The first closes and has asked not to wait in FIN_WAIT2 (`TCP_LINGER2`).
+fn no_fin_wait2(place: &Place<'_>, first: TcpStream, second: TcpStream) {
+    let none: libc::c_int = -1;
+    // SAFETY: the option takes an int, which lives through the call.
+    let result = unsafe {
+        libc::setsockopt(
+            first.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_LINGER2,
+            (&raw const none).cast(),
+            size_of_val(&none) as libc::socklen_t,
+        )
+    };
+    assert_eq!(result, 0, "TCP_LINGER2");
+    drop(first);
+    place.wait_for_reset_of(second);
+}
+
+/// The first shuts its own direction down, reads a part of what comes, and closes
+/// with the rest unread.
+fn half_read_in_fin_wait(place: &Place<'_>, first: TcpStream, second: TcpStream) {
+    first.shutdown(Shutdown::Write).expect("a FIN is sent");
+    wait_for_fin(&second);
+    place.wait_for_fin_wait2();
+    send(&second);
+    (&first).read_exact(&mut [0; 100]).expect("the data");
+    drop(first);
+    place.wait_for_reset_of(second);
+}
