@@ -51,21 +51,35 @@ fn has_spilled(place: *mut Conn) -> bool {
 pub fn find(socket: u64) -> *mut Conn {
     match home(socket) {
         Some(home) if holds(home, socket) => home,
-        Some(home) if has_spilled(home) => find_spilled(socket),
+        Some(home) if has_spilled(home) => numbered(socket, find_spilled(socket)),
         _ => core::ptr::null_mut(),
     }
 }
 
+/// The place of [`other`] number that holds a socket, 0 if none does.
+///
+/// A function of numbers that others can call: the verifier looks at it once, and
+/// not again for each caller and each state that this is in.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn find_spilled(socket: u64) -> *mut Conn {
+extern "C" fn find_spilled(socket: u64) -> u32 {
     for n in 1..=PROBES {
         if let Some(place) = other(socket, n)
             && holds(place, socket)
         {
-            return place;
+            return n;
         }
     }
-    core::ptr::null_mut()
+    0
+}
+
+/// What one of the two functions found.
+#[inline(always)]
+fn numbered(socket: u64, n: u32) -> *mut Conn {
+    match n {
+        0 => core::ptr::null_mut(),
+        n => other(socket, n).unwrap_or(core::ptr::null_mut()),
+    }
 }
 
 /// Takes a place for a socket that has none; null where none is free. The place
@@ -74,21 +88,24 @@ fn find_spilled(socket: u64) -> *mut Conn {
 pub fn claim(socket: u64) -> *mut Conn {
     match home(socket) {
         Some(home) if take(home, socket) => home,
-        _ => claim_spilled(socket),
+        _ => numbered(socket, claim_spilled(socket)),
     }
 }
 
+/// Takes one of the others for a socket: its number, 0 where none is free. See
+/// [`find_spilled`].
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn claim_spilled(socket: u64) -> *mut Conn {
+extern "C" fn claim_spilled(socket: u64) -> u32 {
     for n in 1..=PROBES {
         if let Some(place) = other(socket, n)
             && take(place, socket)
         {
             spilled(socket, 1);
-            return place;
+            return n;
         }
     }
-    core::ptr::null_mut()
+    0
 }
 
 #[inline(always)]
@@ -112,7 +129,7 @@ pub fn remove(socket: u64) {
     match home(socket) {
         Some(home) if holds(home, socket) => give(home),
         Some(home) if has_spilled(home) => {
-            let place = find_spilled(socket);
+            let place = numbered(socket, find_spilled(socket));
             if !place.is_null() {
                 give(place);
                 spilled(socket, u64::MAX);
