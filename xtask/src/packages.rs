@@ -6,6 +6,9 @@ use anyhow::{Result, bail};
 
 use crate::cmd;
 
+/// What the unit tests call: `promtool`.
+pub const UNIT_TESTS: &[&str] = &["prometheus"];
+
 /// What the real-kernel tests call: namespaces, packet filter, capture,
 /// counters, a Prometheus that scrapes and checks, servers and what loads them
 /// (`pgbench` comes with the server).

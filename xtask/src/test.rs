@@ -58,8 +58,20 @@ pub fn run(workspace: &Workspace, suite: Option<Suite>) -> Result<ExitCode> {
     Ok(tally.exit_code())
 }
 
+/// Installs what a suite calls. Each test says itself what it lacks, and is skipped.
+fn prepare(workspace: &Workspace, suite: &str, packages: &[&str]) -> Result<()> {
+    match packages::ensure(suite, packages, &workspace.logs()) {
+        Err(error) if !cmd::is_ci() => {
+            cmd::say(&format!("{error:#}; going on without"));
+            Ok(())
+        }
+        result => result,
+    }
+}
+
 fn unit(workspace: &Workspace) -> Result<Tally> {
     setup::ensure(workspace)?;
+    prepare(workspace, "the unit tests", packages::UNIT_TESTS)?;
     let mut command = workspace.cargo();
     command
         .args(["test", "--locked", "--workspace", "--no-fail-fast"])
@@ -69,14 +81,7 @@ fn unit(workspace: &Workspace) -> Result<Tally> {
 }
 
 fn kernel(workspace: &Workspace, args: &[String]) -> Result<Tally> {
-    let logs = workspace.logs();
-    // Each test says itself what it lacks, and is skipped.
-    if let Err(error) = packages::ensure("the kernel tests", packages::KERNEL_TESTS, &logs) {
-        if cmd::is_ci() {
-            return Err(error);
-        }
-        cmd::say(&format!("{error:#}; going on without"));
-    }
+    prepare(workspace, "the kernel tests", packages::KERNEL_TESTS)?;
     let binary = build::edgeprobe(workspace, false)?;
     let mut command = workspace.cargo();
     command
