@@ -1,6 +1,7 @@
 //! Waiting for a condition instead of for a time.
 
 use std::{
+    os::fd::AsRawFd,
     thread,
     time::{Duration, Instant},
 };
@@ -24,4 +25,21 @@ pub fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
         assert!(Instant::now() < deadline, "waited in vain: {what}");
         thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// Waits until a read or an `accept()` would not wait, without doing it.
+///
+/// # Panics
+///
+/// After a minute, or where the socket has an error; `what` says what was to come.
+#[track_caller]
+pub fn readable(socket: &impl AsRawFd, what: &str) {
+    let mut polled = libc::pollfd {
+        fd: socket.as_raw_fd(),
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    // SAFETY: `polled` is one entry, and outlives the call.
+    let ready = unsafe { libc::poll(&raw mut polled, 1, 60_000) };
+    assert_eq!((ready, polled.revents), (1, libc::POLLIN), "{what}");
 }

@@ -4,7 +4,6 @@
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
-    os::fd::AsRawFd,
     thread,
     time::{Duration, Instant},
 };
@@ -14,6 +13,7 @@ use probe_tests::{
     frame,
     load::{self, Server, on_port},
     netns::Pair,
+    poll,
     skip::{self, scaled},
     truth::{self, Table},
     witness::Witness,
@@ -42,14 +42,7 @@ fn listeners(pair: &Pair) -> Vec<(SocketAddr, TcpListener)> {
 
 /// Waits until a listener has somebody to accept.
 fn somebody_waits(listener: &TcpListener) {
-    let mut polled = libc::pollfd {
-        fd: listener.as_raw_fd(),
-        events: libc::POLLIN,
-        revents: 0,
-    };
-    // SAFETY: `polled` is one entry, and outlives the call.
-    let ready = unsafe { libc::poll(&raw mut polled, 1, 60_000) };
-    assert_eq!(ready, 1, "a connection comes");
+    poll::readable(listener, "a connection comes");
 }
 
 #[test]

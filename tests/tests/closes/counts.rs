@@ -77,6 +77,15 @@ fn aborts(snapshot: &Snapshot) -> Counts {
     counts
 }
 
+/// The snapshot that has as many ends as there are connections.
+pub fn once_ended(daemon: &Daemon, ended: &Counts) -> Snapshot {
+    let total: u64 = ended.values().sum();
+    poll::until("all connections have ended", || {
+        let snapshot = daemon.snapshot();
+        (ends(&snapshot).values().sum::<u64>() == total).then_some(snapshot)
+    })
+}
+
 /// Where counts are not those that are wanted.
 pub fn differences(what: &str, ours: &Counts, wanted: &Counts) -> Vec<String> {
     let keys: BTreeSet<_> = ours.keys().chain(wanted.keys()).collect();
@@ -128,11 +137,7 @@ pub fn go(ways: &[(&str, Way, Ending, Ending)]) {
             }
         }
     }
-    let total: u64 = ended.values().sum();
-    let snapshot = poll::until("all connections have ended", || {
-        let snapshot = daemon.snapshot();
-        (ends(&snapshot).values().sum::<u64>() == total).then_some(snapshot)
-    });
+    let snapshot = once_ended(&daemon, &ended);
     let wrong = [
         differences("ends", &ends(&snapshot), &ended),
         differences("aborts", &aborts(&snapshot), &abort),

@@ -10,11 +10,11 @@ use std::net::SocketAddr;
 use probe_tests::{
     daemon::Daemon,
     netns::Pair,
-    poll, skip,
+    skip,
     truth::{self, Table},
 };
 
-use counts::{Counts, differences, ends, go};
+use counts::{Counts, differences, ends, go, once_ended};
 use place::{End, Place};
 use ways::{IN_FIN_WAIT, WAYS, send, wait_for_fin};
 
@@ -78,11 +78,7 @@ fn a_reset_from_time_wait_leaves_the_end_as_it_was() {
             }
         }
     }
-    let total: u64 = ended.values().sum();
-    let snapshot = poll::until("all connections have ended", || {
-        let snapshot = daemon.snapshot();
-        (ends(&snapshot).values().sum::<u64>() == total).then_some(snapshot)
-    });
+    let snapshot = once_ended(&daemon, &ended);
     let wrong = differences("ends", &ends(&snapshot), &ended);
     assert!(wrong.is_empty(), "{wrong:#?}\n{:#?}", snapshot.resets);
     let sent = |why: &str| -> u64 {

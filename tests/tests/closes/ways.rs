@@ -106,14 +106,7 @@ fn wait_for_end(mut stream: TcpStream) {
 
 /// Waits until there is something to read, without a look at it.
 fn wait_for_data(stream: &TcpStream) {
-    let mut polled = libc::pollfd {
-        fd: stream.as_raw_fd(),
-        events: libc::POLLIN,
-        revents: 0,
-    };
-    // SAFETY: `polled` is one entry, and outlives the call.
-    let ready = unsafe { libc::poll(&raw mut polled, 1, 60_000) };
-    assert_eq!((ready, polled.revents), (1, libc::POLLIN), "data comes");
+    poll::readable(stream, "data comes");
 }
 
 pub fn wait_for_fin(mut stream: &TcpStream) {
