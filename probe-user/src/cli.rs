@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing::level_filters::LevelFilter;
 
 use crate::config::{XdpMode, parse_duration, parse_listen};
-use crate::feed::{CONNECTIONS, MAX_CONNECTIONS};
+use crate::sampler::{CONNECTIONS, MAX_CONNECTIONS};
 
 /// Socket that is used where nothing else is said.
 pub const DEFAULT_SOCKET: &str = "/run/edgeprobe/edgeprobe.sock";

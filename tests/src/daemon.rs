@@ -13,8 +13,8 @@ use std::{
 };
 
 use probe_user::{
-    snapshot::Snapshot,
-    socket::{Request, client},
+    model::Snapshot,
+    serve::unix::{Request, client},
 };
 use tempfile::TempDir;
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use probe_user::snapshot::{Histogram, Snapshot};
+use probe_user::model::{Histogram, Snapshot};
 
 /// Every value of a snapshot that may only grow, by its labels.
 pub fn counters(snapshot: &Snapshot) -> BTreeMap<String, u64> {
@@ -96,7 +96,7 @@ pub fn shrunk(earlier: &BTreeMap<String, u64>, later: &BTreeMap<String, u64>) ->
 
 #[cfg(test)]
 mod tests {
-    use probe_user::snapshot::TcpSeries;
+    use probe_user::model::TcpSeries;
 
     use super::*;
 

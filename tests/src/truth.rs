@@ -5,7 +5,7 @@ use std::{
     fmt::{self, Write},
 };
 
-use probe_user::snapshot::{Snapshot, TcpSeries};
+use probe_user::model::{Snapshot, TcpSeries};
 
 use crate::{
     load::{self, Totals},

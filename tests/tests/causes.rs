@@ -16,7 +16,7 @@ use probe_tests::{
     truth::{self, Table},
     witness::Witness,
 };
-use probe_user::snapshot::{Snapshot, TcpSeries};
+use probe_user::model::{Snapshot, TcpSeries};
 
 const PORT: u16 = 8080;
 /// Payload of a segment: more than any segment without data is long.

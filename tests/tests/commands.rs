@@ -14,7 +14,7 @@ use probe_tests::{
     netns::{DEVICE, Pair},
     poll, skip, truth,
 };
-use probe_user::snapshot::{Snapshot, TcpSeries};
+use probe_user::model::{Snapshot, TcpSeries};
 
 const PORT: u16 = 8080;
 

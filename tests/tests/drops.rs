@@ -12,7 +12,7 @@ use probe_tests::{
     poll, refuse, skip,
     truth::Table,
 };
-use probe_user::snapshot::Snapshot;
+use probe_user::model::Snapshot;
 use socket2::Protocol;
 
 const EACH: usize = 50;

@@ -15,7 +15,7 @@ use probe_tests::{
     truth::{self, Table},
     witness::Witness,
 };
-use probe_user::snapshot::{Snapshot, TcpSeries};
+use probe_user::model::{Snapshot, TcpSeries};
 
 const PORT: u16 = 8080;
 /// Places for connections.

@@ -12,7 +12,7 @@ use probe_tests::{
     netns::Pair,
     skip, truth,
 };
-use probe_user::snapshot::{Histogram, Snapshot, bucket_seconds};
+use probe_user::model::{Histogram, Snapshot, bucket_seconds};
 
 const PORT: u16 = 8080;
 
@@ -146,7 +146,7 @@ fn connections_from_before_the_start_count_from_the_start_on() {
     // What is written while a connection lives shows before its end.
     let live = daemon.connections();
     assert_eq!(live.connections.len() as u64, number);
-    let live_sum = |value: fn(&probe_user::snapshot::Connection) -> u64| {
+    let live_sum = |value: fn(&probe_user::model::Connection) -> u64| {
         live.connections.iter().map(value).sum::<u64>()
     };
     let since_opened = number * (EARLIER + LATER) as u64;
@@ -159,7 +159,7 @@ fn connections_from_before_the_start_count_from_the_start_on() {
     drop(ends);
     load::quiet(&pair.both(), 0);
     let snapshot = daemon.snapshot();
-    let sum = |value: fn(&probe_user::snapshot::TcpSeries) -> u64| truth::sum(&snapshot, "", value);
+    let sum = |value: fn(&probe_user::model::TcpSeries) -> u64| truth::sum(&snapshot, "", value);
     assert_eq!(sum(|one| one.sent_bytes), expected);
     assert_eq!(sum(|one| one.received_bytes), expected);
     assert_eq!(

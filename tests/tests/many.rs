@@ -19,8 +19,8 @@ use probe_tests::{
 };
 use probe_user::{
     collector::ROWS,
-    snapshot::{Snapshot, TcpSeries},
-    socket::{Request, client},
+    model::{Snapshot, TcpSeries},
+    serve::unix::{Request, client},
 };
 
 const FETCH: Duration = Duration::from_secs(30);

@@ -10,7 +10,7 @@ use std::{
 };
 
 use probe_tests::{daemon::Daemon, netns::Netns, poll, skip};
-use probe_user::snapshot::{Snapshot, TcpSeries};
+use probe_user::model::{Snapshot, TcpSeries};
 
 const PORT: u16 = 8080;
 const SENT: usize = 1000;

@@ -10,7 +10,7 @@ use probe_tests::{
     netns::{Netns, Pair},
     skip, truth,
 };
-use probe_user::snapshot::{Connection, ListenSocket, Snapshot, TcpSeries};
+use probe_user::model::{Connection, ListenSocket, Snapshot, TcpSeries};
 use socket2::Protocol;
 
 /// The process of [`Actor`].

@@ -18,7 +18,7 @@ use probe_tests::{
     truth::{self, Table},
     witness::Witness,
 };
-use probe_user::snapshot::{Histogram, Snapshot, TcpSeries, bucket_seconds};
+use probe_user::model::{Histogram, Snapshot, TcpSeries, bucket_seconds};
 use socket2::SockRef;
 
 const PORT: u16 = 8080;

@@ -20,7 +20,7 @@ use probe_tests::{
     truth::{self, Table},
     witness::Witness,
 };
-use probe_user::snapshot::{Histogram, Snapshot, TcpSeries};
+use probe_user::model::{Histogram, Snapshot, TcpSeries};
 
 const QUESTIONS: usize = 160;
 const SIDES: [&str; 2] = ["client", "server"];

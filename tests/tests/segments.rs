@@ -16,7 +16,7 @@ use probe_tests::{
     tcp_info::tcp_info,
     truth::{self, Table},
 };
-use probe_user::snapshot::TcpSeries;
+use probe_user::model::TcpSeries;
 
 const PORT: u16 = 8080;
 /// Connections of each family.

@@ -12,7 +12,7 @@ use probe_tests::{
     truth::{self, Table},
     witness::Witness,
 };
-use probe_user::snapshot::TcpSeries;
+use probe_user::model::TcpSeries;
 
 const PLAIN: u16 = 8080;
 const OTHER: u16 = 8081;

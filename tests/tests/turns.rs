@@ -15,7 +15,7 @@ use probe_tests::{
     poll, skip,
     tcp_info::tcp_info,
 };
-use probe_user::snapshot::{Histogram, Snapshot};
+use probe_user::model::{Histogram, Snapshot};
 
 /// A pause that stands out from all that happens by itself.
 fn pause() -> Duration {
@@ -228,7 +228,7 @@ fn long(histogram: &Histogram) -> u64 {
     // A bucket is 4.4 % wide.
     let bound = pause().as_secs_f64() * 0.95;
     (histogram.slots.iter())
-        .filter(|(slot, _)| probe_user::snapshot::bucket_seconds(*slot).1 > bound)
+        .filter(|(slot, _)| probe_user::model::bucket_seconds(*slot).1 > bound)
         .map(|(_, count)| count)
         .sum()
 }

@@ -14,7 +14,7 @@ use probe_tests::{
     poll, skip,
     truth::Table,
 };
-use probe_user::snapshot::{Device, Snapshot};
+use probe_user::model::{Device, Snapshot};
 
 const ETHERNET_HEADER: u64 = 14;
 const SERVER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
@@ -76,7 +76,7 @@ fn at_rest(netns: &Netns, daemon: &Daemon) -> (Received, Snapshot) {
 }
 
 fn traffic(snapshot: &Snapshot, protocol: &str) -> Received {
-    let of_protocol = |one: &&probe_user::snapshot::DeviceTraffic| one.protocol == protocol;
+    let of_protocol = |one: &&probe_user::model::DeviceTraffic| one.protocol == protocol;
     let mut device = device(snapshot).clone();
     device.traffic = device.traffic.iter().filter(of_protocol).cloned().collect();
     ours(&device)

@@ -10,8 +10,10 @@ use std::collections::{BTreeMap, HashMap};
 
 use probe_common::sock::{LISTEN, ListenerKey, SockRecord};
 
-use super::names::{Names, OTHER, address};
-use crate::snapshot::{ListenSocket, Listener, TcpSeries};
+use crate::{
+    attribution::{Names, OTHER, address},
+    model::{ListenSocket, Listener, TcpSeries},
+};
 
 /// The services that listen.
 #[derive(Debug, Default)]

@@ -1,20 +1,13 @@
 //! The only code that touches maps: reads them once, at one moment, and makes a
 //! [`Snapshot`] of what they hold.
 
-mod clocks;
-mod counts;
-mod devices;
-mod flows;
-mod holders;
 mod listeners;
-mod mapping;
-mod maps;
-mod names;
-mod own;
-pub mod owner_names;
-mod owners;
-mod rows;
-mod visits;
+mod mmap_array;
+mod resets;
+mod self_metrics;
+mod socket_iter;
+mod tcp;
+mod xdp;
 
 use std::{
     collections::HashMap,
@@ -31,18 +24,20 @@ use probe_common::{
     sock::{LISTEN, SockRecord},
 };
 
-use self::{devices::Device, listeners::Listeners, names::Names, owners::Processes, rows::Rows};
+use self::{listeners::Listeners, tcp::Rows, xdp::Device};
 use crate::{
+    attribution::{self, Names, owners::Processes},
     config::Config,
     kernel::{
         btf::{Btf, VMLINUX},
+        clocks,
         kfuncs::Kfuncs,
         layout,
         netns::{self, NetNs},
         reasons::Reasons,
     },
-    loader::{self, Globals, Loaded, SOCK_SEND, TCP_SEND},
-    snapshot::{self, Connection, SCHEMA, Snapshot},
+    loader::{self, Globals, Loaded, SOCK_SEND, TCP_SEND, maps},
+    model::{self, Connection, SCHEMA, Snapshot},
 };
 
 /// Rows: combinations of side, service port and peer that are told apart.
@@ -110,7 +105,7 @@ impl Collector {
         let btf = aya::Btf::from_sys_fs().context("cannot read the kernel's BTF")?;
 
         let namespaces = named_namespaces(config)?;
-        let interfaces = devices::find(config, &namespaces)?;
+        let interfaces = xdp::find(config, &namespaces)?;
         let fixed_namespaces = !namespaces.is_empty();
         let names = Names::new(config)?;
         let shards = loader::possible_cpus()?.next_power_of_two().min(MAX_SHARDS);
@@ -138,7 +133,7 @@ impl Collector {
             prepare(loaded, &names)
         })?;
         names.owners.tell(&mut host)?;
-        let devices = devices::attach(config, &btf, &globals, interfaces)?;
+        let devices = xdp::attach(config, &btf, &globals, interfaces)?;
         let rows = Rows::new(&host, config.rows.unwrap_or(ROWS), shards)?;
         let mut collector = Self {
             host,
@@ -200,7 +195,7 @@ impl Collector {
         for device in &mut self.devices {
             snapshot.devices.push(device.read()?);
         }
-        self.own(&mut snapshot)?;
+        self.self_metrics(&mut snapshot)?;
         for (map, entries) in [("RESETS", reset_entries), ("DROPS", drop_entries)] {
             snapshot.maps.push(maps::usage(&self.host, map, entries));
         }
@@ -216,7 +211,10 @@ impl Collector {
     /// The kernel refuses to list sockets.
     pub fn connections(&mut self, limit: usize) -> anyhow::Result<Vec<Connection>> {
         let listeners: Vec<SockRecord> = self.listeners.sockets().copied().collect();
-        self.names.owners.holders.walk(&mut self.host, &listeners);
+        self.names
+            .owners
+            .socket_pids
+            .walk(&mut self.host, &listeners);
         self.set_status(STATUS_REPORT, 1)?;
         let visited = self.visit();
         self.set_status(STATUS_REPORT, 0)?;
@@ -229,18 +227,18 @@ impl Collector {
         let mut processes = Processes::new();
         let connections = records.iter().map(|record| {
             let listener = self.listeners.of(record);
-            let holders = &self.names.owners.holders;
+            let socket_pids = &self.names.owners.socket_pids;
             // The last is of use while it waits for `accept()`.
             let pids = [
-                holders.of(record),
+                socket_pids.of(record),
                 Some(record.pid),
-                listener.and_then(|listener| holders.of(listener)),
+                listener.and_then(|listener| socket_pids.of(listener)),
             ];
             let pids = pids.into_iter().flatten();
             let owner = self.names.owners.of_socket(record, pids, &mut processes);
             let labels = self.rows.labels(record.row, &self.names);
             let labels = labels.unwrap_or_else(|| self.names.folded());
-            names::connection(record, labels, owner, now_ns)
+            attribution::connection(record, labels, owner, now_ns)
         });
         Ok(connections.collect())
     }
@@ -257,15 +255,15 @@ impl Collector {
     }
 
     /// The listeners by service, with their owners.
-    fn listening(&mut self, tcp: &[snapshot::TcpSeries]) -> Vec<snapshot::Listener> {
+    fn listening(&mut self, tcp: &[model::TcpSeries]) -> Vec<model::Listener> {
         let sockets: Vec<SockRecord> = self.listeners.sockets().copied().collect();
         let owners = &mut self.names.owners;
-        owners.holders.refresh(&mut self.host, &sockets);
+        owners.socket_pids.refresh(&mut self.host, &sockets);
         let mut processes = Processes::new();
         self.listeners.rows(tcp, |record| {
-            let pid = owners.holders.of(record);
+            let pid = owners.socket_pids.of(record);
             let owner = owners.of_socket(record, pid, &mut processes);
-            names::listen_socket(record, owner)
+            attribution::listen_socket(record, owner)
         })
     }
 }

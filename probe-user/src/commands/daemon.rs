@@ -9,9 +9,10 @@ use tokio::net::UnixListener;
 use super::signals::Signals;
 use crate::cli::DaemonArgs;
 use crate::config::Config;
-use crate::feed::{self, Source, Worker};
-use crate::socket::endpoint::Endpoint;
-use crate::{logging, server, socket};
+use crate::logging;
+use crate::sampler::{self, Source, Worker};
+use crate::serve::unix::endpoint::Endpoint;
+use crate::serve::{http, unix};
 
 /// For the collector to detach in order; after it the kernel does so when the
 /// process ends.
@@ -45,7 +46,7 @@ async fn serve<S: Source + 'static>(
     let mut signals = Signals::new()?;
     // What can fail for a trivial reason comes before anything is attached.
     let mut endpoint = Endpoint::lock(&config.daemon)?;
-    let http = config.metrics.listen.map(server::bind).transpose()?;
+    let http = config.metrics.listen.map(http::bind).transpose()?;
     let listener = UnixListener::from_std(endpoint.bind()?).context("cannot use the socket")?;
 
     let interval = config.daemon.snapshot_interval;
@@ -57,12 +58,12 @@ async fn serve<S: Source + 'static>(
         ),
         None => config.daemon.socket.display().to_string(),
     };
-    let (feed, mut worker) = feed::spawn(interval, move || start(&config))?;
+    let (feed, mut worker) = sampler::spawn(interval, move || start(&config))?;
 
     let servers = async {
-        tokio::join!(socket::server::serve(listener, feed.clone()), async {
+        tokio::join!(unix::server::serve(listener, feed.clone()), async {
             if let Some(http) = http {
-                server::serve(http, feed.clone()).await;
+                http::serve(http, feed.clone()).await;
             }
         });
     };
@@ -113,8 +114,8 @@ mod tests {
     use nix::sys::signal::{Signal, raise};
 
     use super::*;
-    use crate::feed::fake::{Fake, Running, block};
-    use crate::socket::{Request, client};
+    use crate::sampler::fake::{Fake, Running, block};
+    use crate::serve::unix::{Request, client};
 
     fn config(directory: &Path) -> Config {
         let mut config = Config::default();

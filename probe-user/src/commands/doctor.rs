@@ -9,7 +9,7 @@ use crate::cli::DoctorArgs;
 use crate::doctor::examine::examine;
 use crate::doctor::facts::Facts;
 use crate::doctor::report;
-use crate::style::Style;
+use crate::table::Style;
 
 /// Prints the verdict; fails only where something required is missing.
 pub fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {

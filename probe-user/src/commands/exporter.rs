@@ -10,9 +10,10 @@ use tokio::sync::Mutex;
 
 use super::signals::Signals;
 use crate::cli::ExporterArgs;
-use crate::snapshot::Snapshot;
-use crate::socket::{Request, client};
-use crate::{logging, server};
+use crate::logging;
+use crate::model::Snapshot;
+use crate::serve::http;
+use crate::serve::unix::{Request, client};
 
 /// For the daemon to answer; a scrape commonly has ten seconds.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -26,14 +27,14 @@ pub fn run(args: &ExporterArgs) -> anyhow::Result<ExitCode> {
         .context("cannot start the server")?;
     let result = runtime.block_on(async {
         let mut signals = Signals::new()?;
-        let http = server::bind(args.listen)?;
+        let listener = http::bind(args.listen)?;
         tracing::info!(
             "ready: http://{}",
-            http.local_addr().context("cannot use the address")?
+            listener.local_addr().context("cannot use the address")?
         );
         let daemon = Remote::new(args.socket.clone());
         tokio::select! {
-            () = server::serve(http, daemon) => {}
+            () = http::serve(listener, daemon) => {}
             _ = signals.end() => {}
         }
         Ok(ExitCode::SUCCESS)
@@ -65,7 +66,7 @@ impl Remote {
     }
 }
 
-impl server::Origin for Remote {
+impl http::Origin for Remote {
     /// Asks the daemon. Those who ask while another one waits share the next
     /// answer: nobody gets a snapshot that was asked for before he asked.
     async fn latest(&self) -> Result<Arc<Snapshot>, String> {
@@ -106,9 +107,9 @@ mod tests {
     use tokio::net::UnixListener;
 
     use super::*;
-    use crate::feed::fake::{Fake, block};
-    use crate::server::Origin;
-    use crate::socket::server;
+    use crate::sampler::fake::{Fake, block};
+    use crate::serve::http::Origin;
+    use crate::serve::unix::server;
 
     #[test]
     fn the_daemon_comes_and_goes_and_no_old_snapshot_is_shown() {

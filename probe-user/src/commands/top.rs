@@ -9,9 +9,9 @@ use anyhow::{Context, ensure};
 
 use crate::cli::TopArgs;
 use crate::config::Config;
-use crate::feed::Source;
 use crate::logging;
-use crate::style::Style;
+use crate::sampler::Source;
+use crate::table::Style;
 use crate::top::{once, poll, terminal};
 
 /// Age in seconds from which a snapshot of the daemon is reported as old: its

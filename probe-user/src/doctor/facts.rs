@@ -8,7 +8,7 @@ use nix::unistd::Uid;
 
 use super::links::{self, Link};
 use crate::kernel::btf::{self, Btf};
-use crate::process;
+use crate::kernel::process;
 
 /// What a file says.
 #[derive(Clone, Debug, PartialEq, Eq)]

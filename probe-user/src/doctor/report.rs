@@ -4,9 +4,9 @@ use std::fmt::Write as _;
 
 use super::examine::{Check, Group, Report, Status};
 use super::interfaces::Interface;
-use crate::style::Style;
-use crate::top::format::Value;
-use crate::top::table::{Basis, Column, Table, columns};
+use crate::table::Style;
+use crate::table::format::Value;
+use crate::table::{Basis, Column, Table, columns};
 
 /// Writes the verdict for people.
 pub fn text(report: &Report, style: Style) -> String {

@@ -2,7 +2,7 @@
 
 use probe_common::hist;
 
-use crate::snapshot::{Histogram, bucket_seconds};
+use crate::model::{Histogram, bucket_seconds};
 
 /// Slots whose upper bounds the text formats show for round trips and
 /// handshakes: every eighth, that is steps of the square root of two, from

@@ -97,7 +97,7 @@ mod tests {
 
     use super::*;
     use crate::export::sample;
-    use crate::snapshot::{Histogram, bucket_seconds};
+    use crate::model::{Histogram, bucket_seconds};
 
     /// Series and values of a text encoding, labels sorted, without comments.
     fn lines(text: &str) -> Vec<(String, f64)> {

@@ -3,7 +3,9 @@
 pub mod btf;
 pub mod caps;
 pub mod cgroup;
+pub mod clocks;
 pub mod kfuncs;
 pub mod layout;
 pub mod netns;
+pub mod process;
 pub mod reasons;

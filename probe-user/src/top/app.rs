@@ -2,12 +2,12 @@
 
 use ratatui::crossterm::event::{KeyCode, KeyEvent};
 
-use super::delta::Delta;
 use super::keys::{self, Action};
-use super::table::Table;
 use super::tables::{self, Source};
-use crate::snapshot::Snapshot;
-use crate::style::Style;
+use crate::model::Snapshot;
+use crate::model::delta::Delta;
+use crate::table::Style;
+use crate::table::Table;
 
 /// The screens, in the order of their number keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

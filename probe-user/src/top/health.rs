@@ -1,7 +1,7 @@
 //! What makes the numbers incomplete, in lines for people.
 
-use super::format::thousands;
-use crate::snapshot::Snapshot;
+use crate::model::Snapshot;
+use crate::table::format::thousands;
 
 /// From this fill on a map is called nearly full.
 const NEARLY_FULL: f64 = 0.9;
@@ -44,7 +44,7 @@ pub fn problems(snapshot: &Snapshot) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::top::sample;
+    use crate::model::sample;
 
     #[test]
     fn each_kind_of_trouble_is_named() {

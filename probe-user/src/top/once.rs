@@ -2,12 +2,12 @@
 
 use std::fmt::Write as _;
 
-use super::format::{Value, duration};
 use super::health;
-use super::table::Table;
 use super::tables::{self, Source};
-use crate::snapshot::Snapshot;
-use crate::style::Style;
+use crate::model::Snapshot;
+use crate::table::Style;
+use crate::table::Table;
+use crate::table::format::{Value, duration};
 
 /// Rows of the table of packet flows; the JSON form has them all.
 const MAX_FLOWS: usize = 10;
@@ -82,7 +82,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::top::sample;
+    use crate::model::sample;
 
     #[test]
     fn report_of_a_busy_host() {
@@ -141,8 +141,8 @@ mod tests {
         let (_, example) = DOCUMENT.split_once("```json\n").unwrap();
         let (example, _) = example.split_once("```").unwrap();
         let snapshot: Snapshot = serde_json::from_str(example).unwrap();
-        assert_eq!(snapshot.schema, crate::snapshot::SCHEMA);
+        assert_eq!(snapshot.schema, crate::model::SCHEMA);
         assert!(!snapshot.tcp.is_empty() && !snapshot.programs.is_empty());
-        assert!(DOCUMENT.contains(&format!("now **{}**", crate::snapshot::SCHEMA)));
+        assert!(DOCUMENT.contains(&format!("now **{}**", crate::model::SCHEMA)));
     }
 }

@@ -9,9 +9,9 @@ use nix::unistd::Uid;
 
 use super::app::Message;
 use crate::config::Config;
-use crate::feed::{CONNECTIONS, Source};
-use crate::snapshot::Snapshot;
-use crate::socket::{self, Request};
+use crate::model::Snapshot;
+use crate::sampler::{CONNECTIONS, Source};
+use crate::serve::unix::{self, Request};
 
 /// How long the daemon may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -34,9 +34,9 @@ pub fn open<S: Source + Send + 'static>(
     start: fn(&Config) -> anyhow::Result<S>,
 ) -> anyhow::Result<Box<dyn Feed>> {
     let path = &config.daemon.socket;
-    match socket::fetch(path, Request::default(), TIMEOUT) {
+    match unix::fetch(path, Request::default(), TIMEOUT) {
         Ok(_) => Ok(Box::new(Daemon(path.clone()))),
-        Err(socket::Error::NotRunning { .. }) => {
+        Err(unix::Error::NotRunning { .. }) => {
             let source = start(config).with_context(|| {
                 let hint = if Uid::effective().is_root() {
                     ""
@@ -61,7 +61,7 @@ impl Feed for Daemon {
         } else {
             TIMEOUT
         };
-        Ok(socket::fetch(&self.0, Request { connections }, patience)?)
+        Ok(unix::fetch(&self.0, Request { connections }, patience)?)
     }
 
     fn origin(&self) -> String {
@@ -137,7 +137,7 @@ mod tests {
     use std::thread;
 
     use super::*;
-    use crate::top::sample;
+    use crate::model::sample;
 
     /// Fails on its second call.
     struct Fake(u32);

@@ -6,10 +6,10 @@ use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use ratatui::style::Color;
 
 use super::app::{AppState, Message};
-use super::sample;
 use super::view::view;
-use crate::snapshot::{Connection, Snapshot};
-use crate::style::Style;
+use crate::model::sample;
+use crate::model::{Connection, Snapshot};
+use crate::table::Style;
 
 const STYLE: Style = Style {
     color: false,

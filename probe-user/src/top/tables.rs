@@ -3,13 +3,13 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::delta::Delta;
-use super::format::Value;
-use super::table::{Basis, Column, Table, columns};
-use crate::snapshot::{
+use crate::model::delta::Delta;
+use crate::model::{
     Connection, Device, DeviceTraffic, Drop, Histogram, ListenSocket, Listener, Lost, MapUse,
     PacketFlow, Program, Reset, Snapshot, TcpSeries,
 };
+use crate::table::format::Value;
+use crate::table::{Basis, Column, Table, columns};
 
 /// What the tables are made of.
 #[derive(Clone, Copy)]

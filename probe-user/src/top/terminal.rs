@@ -15,7 +15,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use super::app::{AppState, Effect, Message};
 use super::poll::{self, Feed};
 use super::view::view;
-use crate::style::Style;
+use crate::table::Style;
 
 /// How often to look for a snapshot or a signal while no key is pressed.
 const POLL: Duration = Duration::from_millis(100);

@@ -7,11 +7,11 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::Paragraph;
 
 use super::app::{AppState, Screen, Seen, Tables};
-use super::format::duration;
 use super::health;
 use super::keys::KEYMAP;
 use super::once;
-use super::table::{Table, cut};
+use crate::table::format::duration;
+use crate::table::{Table, cut};
 
 /// Age in seconds from which data are called stale, where the interval is short.
 const STALE_AFTER: f64 = 5.0;

@@ -11,7 +11,7 @@ use probe_tests::{
     poll, skip,
     truth::{self, Table},
 };
-use probe_user::snapshot::Snapshot;
+use probe_user::model::Snapshot;
 
 use crate::{
     place::{End, Place},

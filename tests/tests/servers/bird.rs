@@ -17,7 +17,7 @@ use probe_tests::{
     truth::{self, Table},
     witness::Witness,
 };
-use probe_user::snapshot::{Connection, Snapshot, TcpSeries};
+use probe_user::model::{Connection, Snapshot, TcpSeries};
 use tempfile::TempDir;
 
 const PORT: u16 = 179;

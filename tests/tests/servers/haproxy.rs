@@ -19,7 +19,7 @@ use probe_tests::{
     truth::{self, Table},
     witness::Witness,
 };
-use probe_user::snapshot::{Histogram, Snapshot, TcpSeries};
+use probe_user::model::{Histogram, Snapshot, TcpSeries};
 
 use crate::tls::sum;
 

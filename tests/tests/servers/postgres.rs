@@ -9,7 +9,7 @@ use probe_tests::{
     truth::{self, Table},
     witness::Witness,
 };
-use probe_user::snapshot::TcpSeries;
+use probe_user::model::TcpSeries;
 
 use crate::tls::sum;
 

@@ -11,7 +11,7 @@ use probe_tests::{
     truth::{self, Table},
     witness::Witness,
 };
-use probe_user::snapshot::{Snapshot, TcpSeries};
+use probe_user::model::{Snapshot, TcpSeries};
 
 const CONNECTIONS: u32 = 16;
 /// Requests on each at the least, on a slow machine too.

@@ -18,7 +18,7 @@ use probe_tests::{
     programs::{self, Certificate},
     skip,
 };
-use probe_user::snapshot::Snapshot;
+use probe_user::model::Snapshot;
 use socket2::Socket;
 
 use crate::tls::{VERSIONS, nginx, sum};

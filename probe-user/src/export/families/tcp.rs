@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     export::buckets,
-    snapshot::{Histogram, Listener, Snapshot, TcpLabels, TcpSeries},
+    model::{Histogram, Listener, Snapshot, TcpLabels, TcpSeries},
 };
 
 impl<'a> Builder<'a> {

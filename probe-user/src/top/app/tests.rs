@@ -1,8 +1,8 @@
 use ratatui::crossterm::event::KeyModifiers;
 
 use super::*;
-use crate::style::Style;
-use crate::top::sample;
+use crate::model::sample;
+use crate::table::Style;
 
 fn state() -> AppState {
     let mut state = AppState::new("web1".into(), "daemon".into(), Style::PLAIN, 2.0);

@@ -1,6 +1,6 @@
 use super::*;
-use crate::style::Style;
-use crate::top::sample;
+use crate::model::sample;
+use crate::table::Style;
 
 fn cell(table: &Table, row: usize, heading: &str) -> String {
     let column = table

@@ -1,0 +1,109 @@
+//! What the tool missed, what it holds and what it costs.
+
+use std::collections::{BTreeMap, HashSet};
+
+use anyhow::Context as _;
+use aya::maps::{Array, MapData};
+use probe_common::{
+    conn::STATUS_FULL,
+    lost::{Cause, Hook},
+};
+
+use super::Collector;
+use crate::{
+    kernel::process,
+    loader::maps,
+    model::{self, Snapshot},
+};
+
+/// Hooks whose skipped events a later one makes up for.
+const HEALED: [&str; 3] = [
+    "inet_sock_set_state",
+    "tcp_retransmit_skb",
+    "tcp_destroy_sock",
+];
+
+impl Collector {
+    /// What the tool missed, what it holds and what it costs.
+    pub(super) fn self_metrics(&self, snapshot: &mut Snapshot) -> anyhow::Result<()> {
+        let loadeds = || std::iter::once(&self.host).chain(self.devices.iter().map(|d| &d.loaded));
+        let mut lost: BTreeMap<(&str, &str), u64> = BTreeMap::new();
+        let mut skipped = BTreeMap::new();
+        let status: Array<&MapData, u64> = self.host.map("STATUS")?;
+        let is_full = status.get(&STATUS_FULL, 0)? != 0;
+        for loaded in loadeds() {
+            let counts: Array<&MapData, u64> = loaded.map("LOST")?;
+            for (h, hook) in Hook::NAMES.into_iter().enumerate() {
+                for (c, cause) in Cause::NAMES.into_iter().enumerate() {
+                    let slot = (h * Cause::NAMES.len() + c) as u32;
+                    *lost.entry((hook, cause)).or_default() += counts.get(&slot, 0)?;
+                }
+            }
+            for program in &loaded.programs {
+                let mut program = program.clone();
+                let facts = loaded.program_facts(&program.program);
+                if self._stats.is_some() {
+                    program.runs = facts.get("run_cnt").copied();
+                    program.run_seconds = facts.get("run_time_ns").map(|&ns| ns as f64 / 1e9);
+                }
+                // The kernel skips a program that is interrupted on its CPU by its own
+                // event. The life of a connection and its retransmissions are made up
+                // for by later events; the rest is lost, where no copy has taken it.
+                let missed = facts.get("recursion_misses").copied().unwrap_or(0);
+                program.skipped = missed;
+                let hook = program
+                    .hook
+                    .split_once('/')
+                    .map_or("", |(kind, hook)| match kind {
+                        "xdp" => "xdp",
+                        "iter" => "iter_tcp",
+                        _ => hook,
+                    });
+                // Where programs are preempted that may not be enough, and with a
+                // full table nothing is made up for.
+                let is_healed = !self.preempts && !is_full && HEALED.contains(&hook);
+                let hook = Hook::NAMES.into_iter().find(|&name| name == hook);
+                if let Some(hook) = hook.filter(|_| program.attached && !is_healed) {
+                    let known = skipped.entry(hook).or_insert(missed);
+                    *known = missed.min(*known);
+                }
+                snapshot.programs.push(program);
+            }
+        }
+        lost.extend(
+            skipped
+                .into_iter()
+                .map(|(hook, count)| ((hook, "recursion"), count)),
+        );
+        snapshot.lost = lost
+            .into_iter()
+            .map(|((hook, cause), count)| model::Lost {
+                hook: hook.to_owned(),
+                cause: cause.to_owned(),
+                count,
+            })
+            .collect();
+        for (map, entries) in [
+            ("ROWS", self.rows.used_entries()),
+            ("CONNS", self.connections),
+        ] {
+            snapshot.maps.push(maps::usage(&self.host, map, entries));
+        }
+        for (device, read) in self.devices.iter().zip(&snapshot.devices) {
+            snapshot.maps.push(device.usage(read.flows));
+        }
+        let known: HashSet<&str> = ["ROWS", "CONNS", "RESETS", "DROPS"].into();
+        let mut others = 0;
+        for loaded in loadeds() {
+            others += maps::memory_of_others(loaded, &known);
+        }
+        snapshot.maps.push(model::MapUse {
+            map: "others".to_owned(),
+            entries: 0,
+            capacity: 0,
+            memory_bytes: others,
+        });
+        snapshot.process = process::read().context("cannot read what this process costs")?;
+        Ok(())
+    }
+}

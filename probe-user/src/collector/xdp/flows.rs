@@ -1,0 +1,199 @@
+//! The flow table of a device: read, and cleared of flows that have ended.
+//!
+//! A flow gives up its place in two steps, since a packet may be counting in it just
+//! then. At one reading the place is marked, and no packet takes it for its own from
+//! there on; at a later one what it counted is added to the flows of the past, and
+//! the place is free. Should a packet be later still, it counts for whoever has the
+//! place next: the sum over all places and the past stays exact. A flow that comes
+//! back just then may have two places for a while.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, Instant},
+};
+
+use probe_common::packet::{EMPTY, Flow, FlowKey, LEAVING, LEFT, TAKEN, Traffic, flow_places};
+
+use crate::{collector::mmap_array::MmapArray, loader::Loaded};
+
+/// How long a place is marked at the least: longer than a packet takes.
+const GRACE: Duration = Duration::from_millis(100);
+
+/// What is remembered from one reading to the next.
+#[derive(Debug)]
+pub struct Flows {
+    /// Flows that are told apart.
+    most: u32,
+    /// How long a flow without packets keeps its place where places are scarce.
+    idle: Duration,
+    /// Packets of each place when the places were last looked at for that; the
+    /// lower half of the number will do.
+    seen: Vec<u32>,
+    looked_at: Instant,
+    /// Places that are marked.
+    leaving: Vec<usize>,
+    past: Past,
+}
+
+/// Flows that have given up their place.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Past {
+    /// How many.
+    pub flows: u64,
+    /// What they counted.
+    pub traffic: Traffic,
+}
+
+/// What is in the table.
+#[derive(Debug)]
+pub struct Reading {
+    /// The flows.
+    pub flows: Vec<(FlowKey, Traffic)>,
+    /// The sum over all places.
+    pub sum: Traffic,
+    /// What is in no place any more.
+    pub past: Past,
+}
+
+impl Flows {
+    /// A table for `most` flows, in which those without packets for `idle` make room
+    /// once it is half full.
+    pub fn new(most: u32, idle: Duration) -> Self {
+        Self {
+            most,
+            idle,
+            seen: vec![0; flow_places(most) as usize],
+            looked_at: Instant::now(),
+            leaving: Vec::new(),
+            past: Past::default(),
+        }
+    }
+
+    /// Flows that are told apart.
+    pub fn most(&self) -> u32 {
+        self.most
+    }
+
+    /// Reads the table of a device and takes places from flows that have ended.
+    ///
+    /// # Errors
+    ///
+    /// The kernel does not map it.
+    pub fn read(&mut self, loaded: &Loaded) -> anyhow::Result<Reading> {
+        // Mapped for this moment only: all of it would count as resident memory.
+        let table = Table {
+            places: MmapArray::writable(loaded, "FLOWS", self.seen.len())?,
+            taken: MmapArray::writable(loaded, "FLOW_COUNT", 1)?,
+        };
+        if self.looked_at.elapsed() >= GRACE {
+            self.free(&table);
+        }
+        if self.looked_at.elapsed() >= self.idle {
+            self.mark(&table);
+        }
+        let mut reading = Reading {
+            flows: Vec::new(),
+            sum: Traffic::default(),
+            past: self.past,
+        };
+        for n in 0..self.seen.len() {
+            let traffic = table.traffic(n);
+            reading.sum.packets += traffic.packets;
+            reading.sum.bytes += traffic.bytes;
+            // The tag is written after the key.
+            if table.tag(n).load(Ordering::Acquire) >= TAKEN {
+                reading.flows.push((table.key(n), traffic));
+            }
+        }
+        Ok(reading)
+    }
+
+    /// Marks the places of flows that have had no packet since the last time, if
+    /// more than half of the flows that there may be are there.
+    fn mark(&mut self, table: &Table) {
+        let is_scarce = table.taken().load(Ordering::Relaxed) > u64::from(self.most) / 2;
+        for (n, seen) in self.seen.iter_mut().enumerate() {
+            let packets = table.traffic(n).packets as u32;
+            let tag = table.tag(n);
+            let held = tag.load(Ordering::Relaxed);
+            if is_scarce
+                && held >= TAKEN
+                && packets == *seen
+                && (tag.compare_exchange(held, LEAVING, Ordering::AcqRel, Ordering::Relaxed))
+                    .is_ok()
+            {
+                self.leaving.push(n);
+            }
+            *seen = packets;
+        }
+        self.looked_at = Instant::now();
+    }
+
+    /// Frees the places that are marked.
+    fn free(&mut self, table: &Table) {
+        for n in self.leaving.drain(..) {
+            let [packets, bytes] = table
+                .counters(n)
+                .map(|count| count.swap(0, Ordering::AcqRel));
+            self.past.traffic.packets += packets;
+            self.past.traffic.bytes += bytes;
+            self.past.flows += 1;
+            self.seen[n] = 0;
+            table.tag(n).store(LEFT, Ordering::Release);
+            table.taken().fetch_sub(1, Ordering::Relaxed);
+            table.clear(n);
+        }
+    }
+}
+
+/// The table as it is mapped.
+struct Table {
+    places: MmapArray<Flow>,
+    taken: MmapArray<u64>,
+}
+
+impl Table {
+    fn tag(&self, n: usize) -> &AtomicU64 {
+        // SAFETY: a word of the mapping, which the programs too write at once.
+        unsafe { AtomicU64::from_ptr(&raw mut (*self.places.element(n)).tag) }
+    }
+
+    fn counters(&self, n: usize) -> [&AtomicU64; 2] {
+        let place = self.places.element(n);
+        // SAFETY: likewise.
+        unsafe {
+            [
+                AtomicU64::from_ptr(&raw mut (*place).traffic.packets),
+                AtomicU64::from_ptr(&raw mut (*place).traffic.bytes),
+            ]
+        }
+    }
+
+    fn traffic(&self, n: usize) -> Traffic {
+        let [packets, bytes] = self.counters(n).map(|count| count.load(Ordering::Relaxed));
+        Traffic { packets, bytes }
+    }
+
+    fn key(&self, n: usize) -> FlowKey {
+        // SAFETY: an element of the mapping; any bytes are a key.
+        unsafe { (&raw const (*self.places.element(n)).key).read_volatile() }
+    }
+
+    fn taken(&self) -> &AtomicU64 {
+        // SAFETY: likewise.
+        unsafe { AtomicU64::from_ptr(self.taken.element(0)) }
+    }
+
+    /// A place that was given up is as good as one that was never taken if nothing
+    /// is behind it, and so are those before it.
+    fn clear(&self, mut n: usize) {
+        let places = self.places.len();
+        while self.tag((n + 1) % places).load(Ordering::Acquire) == EMPTY
+            && (self.tag(n))
+                .compare_exchange(LEFT, EMPTY, Ordering::AcqRel, Ordering::Relaxed)
+                .is_ok()
+        {
+            n = (n + places - 1) % places;
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! Interfaces with XDP: attached, and read.
+
+use std::collections::HashMap;
+
+use aya::maps::{Array, MapData};
+use probe_common::packet::{Protocol, Traffic};
+
+mod flows;
+
+use self::flows::{Flows, Reading};
+use crate::{
+    attribution,
+    config::Config,
+    kernel::netns::NetNs,
+    loader::{self, Globals, Loaded, maps},
+    model::{self, MapUse},
+};
+
+/// Flows of a device in a snapshot.
+const TOP_FLOWS: usize = 100;
+
+/// A device whose packets are counted, or that could not be had.
+#[derive(Debug)]
+pub struct Device {
+    /// Its name.
+    pub name: String,
+    mode: &'static str,
+    /// The program and its maps.
+    pub loaded: Loaded,
+    flows: Flows,
+}
+
+impl Device {
+    /// Reads its maps once.
+    pub fn read(&mut self) -> anyhow::Result<model::Device> {
+        let mut device = model::Device {
+            device: self.name.clone(),
+            xdp_mode: self.mode.to_owned(),
+            ..model::Device::default()
+        };
+        // The flows first and the totals after them: what arrives in between is
+        // in the totals and not yet in the flows, never the other way round.
+        let Reading {
+            mut flows,
+            sum,
+            past,
+        } = self.flows.read(&self.loaded)?;
+        device.flows = flows.len() as u64;
+        flows.sort_by_key(|(_, traffic)| std::cmp::Reverse(traffic.bytes));
+        flows.truncate(TOP_FLOWS);
+        device.top_flows = flows
+            .iter()
+            .map(|(key, traffic)| attribution::flow(key, *traffic))
+            .collect();
+        device.past_flows = past.flows;
+        device.past_packets = past.traffic.packets;
+        device.past_bytes = past.traffic.bytes;
+        let overflow: Array<&MapData, Traffic> = self.loaded.map("OVERFLOW")?;
+        let overflow = overflow.get(&0, 0)?;
+        device.overflow_packets = overflow.packets;
+        device.overflow_bytes = overflow.bytes;
+        device.flow_packets = sum.packets + past.traffic.packets + overflow.packets;
+        device.flow_bytes = sum.bytes + past.traffic.bytes + overflow.bytes;
+        let totals: Array<&MapData, Traffic> = self.loaded.map("DEVICE")?;
+        let protocols = Protocol::NAMES.len() as u32;
+        for (n, protocol) in Protocol::NAMES.into_iter().enumerate() {
+            let mut sum = Traffic::default();
+            for cpu in 0..totals.len() / protocols {
+                let part = totals.get(&(cpu * protocols + n as u32), 0)?;
+                sum.packets += part.packets;
+                sum.bytes += part.bytes;
+            }
+            if sum.packets != 0 {
+                device.traffic.push(model::DeviceTraffic {
+                    protocol: protocol.to_owned(),
+                    action: "pass".to_owned(),
+                    packets: sum.packets,
+                    bytes: sum.bytes,
+                });
+            }
+        }
+        Ok(device)
+    }
+
+    /// Fill and memory of its table of flows.
+    pub fn usage(&self, flows: u64) -> MapUse {
+        MapUse {
+            map: format!("FLOWS/{}", self.name),
+            capacity: self.flows.most().into(),
+            ..maps::usage(&self.loaded, "FLOWS", flows)
+        }
+    }
+}
+
+/// An interface of the configuration, and where it is.
+#[derive(Debug)]
+pub struct Place {
+    interface: String,
+    netns: NetNs,
+    /// Name of the device in the numbers.
+    name: String,
+}
+
+/// Finds the interfaces of the configuration: in the watched namespaces or,
+/// without any named, in this process's own. Where several have one of that name
+/// it is told by its namespace too, `NETNS/INTERFACE`.
+///
+/// # Errors
+///
+/// There is no such interface.
+pub fn find(config: &Config, namespaces: &HashMap<u32, NetNs>) -> anyhow::Result<Vec<Place>> {
+    let own = NetNs::own()?;
+    let mut places = Vec::new();
+    for interface in &config.packets.interfaces {
+        let candidates: Vec<&NetNs> = if namespaces.is_empty() {
+            vec![&own]
+        } else {
+            namespaces.values().collect()
+        };
+        let mut having = Vec::new();
+        for netns in candidates {
+            if netns.run(|| nix::net::if_::if_nametoindex(interface.as_str()).is_ok())? {
+                having.push(netns);
+            }
+        }
+        if having.is_empty() {
+            anyhow::bail!(
+                "no interface {interface:?} in the watched network namespaces; `ip link` shows those there are"
+            );
+        }
+        let is_one = having.len() == 1;
+        places.extend(having.into_iter().map(|netns| Place {
+            interface: interface.clone(),
+            netns: netns.clone(),
+            name: match &netns.name {
+                Some(name) if !is_one => format!("{name}/{interface}"),
+                _ => interface.clone(),
+            },
+        }));
+    }
+    Ok(places)
+}
+
+/// Attaches the program to interfaces.
+///
+/// # Errors
+///
+/// The kernel refuses the object.
+pub fn attach(
+    config: &Config,
+    btf: &aya::Btf,
+    globals: &Globals,
+    places: Vec<Place>,
+) -> anyhow::Result<Vec<Device>> {
+    let mut devices = Vec::new();
+    for place in places {
+        let (loaded, mode) = loader::device(
+            btf,
+            globals,
+            &place.netns,
+            &place.interface,
+            config.packets.xdp_mode,
+            config.packets.flows,
+            config.noop_programs,
+        )?;
+        devices.push(Device {
+            name: place.name,
+            mode: mode.unwrap_or_default(),
+            loaded,
+            flows: Flows::new(config.packets.flows, config.packets.flow_idle),
+        });
+    }
+    Ok(devices)
+}

@@ -1,0 +1,386 @@
+//! The one model under every view: Prometheus, socket, JSON and terminal.
+//!
+//! A snapshot is immutable and cumulative: counters count from the start of the
+//! daemon. Names are resolved. Its serialised form is what the socket carries
+//! and what `edgeprobe top --once --json` prints; [`SCHEMA`] is raised with
+//! every change that a reader could trip over.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::Histogram;
+
+/// Version of the serialised form.
+pub const SCHEMA: u32 = 1;
+
+/// All that is known at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// When it was taken, seconds since 1970-01-01 UTC.
+    pub timestamp_seconds: f64,
+    /// How long taking it lasted.
+    pub duration_seconds: f64,
+    /// When the daemon began to count, seconds since 1970-01-01 UTC.
+    pub start_seconds: f64,
+    /// Release of the running kernel.
+    pub kernel: String,
+    /// Version of the program that took it.
+    pub version: String,
+    /// TCP by side, service and peer; sorted by these, each combination once.
+    pub tcp: Vec<TcpSeries>,
+    /// Resets; each combination of labels once.
+    pub resets: Vec<Reset>,
+    /// Listeners by service.
+    pub listeners: Vec<Listener>,
+    /// Connections and requests that were dropped since the accept queue was full
+    /// (`ListenOverflows`), of all listeners: the kernel does not tell of which.
+    #[serde(default)]
+    pub listen_overflows: u64,
+    /// Packets that the kernel dropped.
+    pub drops: Vec<Drop>,
+    /// Interfaces with an XDP program.
+    pub devices: Vec<Device>,
+    /// Connections that are open now. Filled only where a client asks for it
+    /// (see `socket::Request`); bounded, largest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub connections: Vec<Connection>,
+    /// What the tool missed.
+    pub lost: Vec<Lost>,
+    /// Maps that can fill up.
+    pub maps: Vec<MapUse>,
+    /// The kernel programs, attached or not.
+    pub programs: Vec<Program>,
+    /// What the daemon itself costs.
+    pub process: Process,
+}
+
+/// Labels of a TCP series.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct TcpLabels {
+    /// `server`, `client`, `unknown` or `none`.
+    pub side: String,
+    /// Name from the configuration, port number, or `other`.
+    pub svc: String,
+    /// Name of a CIDR group, `loopback`, `private`, `public` or `other`.
+    pub peer: String,
+    /// Unit, container or control group, `unknown`, `none` or `other`; only with
+    /// `metrics.owner_label`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+    /// Name of the network namespace, `host`, its number, `none` or `other`;
+    /// only with `metrics.netns_label`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub netns: Option<String>,
+}
+
+/// Counters and histograms of one side, service and peer.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct TcpSeries {
+    /// Whose they are.
+    #[serde(flatten)]
+    pub labels: TcpLabels,
+    /// Connections that reached ESTABLISHED since the start.
+    pub opened: u64,
+    /// Connections in ESTABLISHED or CLOSE_WAIT now.
+    pub open: u64,
+    /// Connections closed, by reason (all reasons present).
+    pub closed: BTreeMap<String, u64>,
+    /// Connections closed straight from ESTABLISHED or CLOSE_WAIT: reset, timed
+    /// out, or closed with data unread (the kernel's `EstabResets`).
+    pub aborted: u64,
+    /// Connections never established, by reason (all reasons present).
+    pub connect_failures: BTreeMap<String, u64>,
+    /// Payload bytes sent, first transmissions.
+    pub sent_bytes: u64,
+    /// Payload bytes that arrived in order.
+    pub received_bytes: u64,
+    /// Segments sent.
+    pub sent_segments: u64,
+    /// Segments received.
+    pub received_segments: u64,
+    /// Segments retransmitted, by type (all types present).
+    pub retransmits: BTreeMap<String, u64>,
+    /// Retransmitted segments that the peer already had (DSACK).
+    pub spurious_retransmits: u64,
+    /// Segments received out of order.
+    pub out_of_order: u64,
+    /// Times that the receive window of an open connection was found closed.
+    pub zero_window: u64,
+    /// Connections opened with a SYN cookie: they have no handshake time.
+    pub syn_cookies: u64,
+    /// TLS handshakes that were not completed, by reason (all reasons present).
+    pub tls_failures: BTreeMap<String, u64>,
+    /// RTT samples during the life of the connections: each one in ESTABLISHED,
+    /// after that the newest at each visit and at the end.
+    pub rtt: Histogram,
+    /// First SYN or SYN-ACK to ESTABLISHED.
+    pub handshake: Histogram,
+    /// ESTABLISHED to closed.
+    pub duration: Histogram,
+    /// ESTABLISHED to the first use by the program that accepted it: an upper
+    /// bound of the time in the accept queue.
+    pub accept_queue: Histogram,
+    /// Server: last byte of a request received to first byte of the answer
+    /// sent. Client: last byte sent to first byte received.
+    pub first_byte: Histogram,
+    /// ClientHello to the first application data.
+    pub tls_handshake: Histogram,
+}
+
+/// Resets of one direction and reason.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Reset {
+    /// Whose they are.
+    #[serde(flatten)]
+    pub labels: TcpLabels,
+    /// `sent` or `received`.
+    pub direction: String,
+    /// Name of the kernel's reason, or `unavailable`.
+    pub reason: String,
+    /// How many.
+    pub count: u64,
+}
+
+/// Queues and drops of the listeners of one service.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Listener {
+    /// The service; `other` for what cannot be attributed.
+    pub svc: String,
+    /// Connections and requests that were dropped (`ListenDrops`).
+    pub drops: u64,
+    /// Half-open connections waiting.
+    pub syn_queue_length: u64,
+    /// How many may wait; 0 if there is no listener now.
+    pub syn_queue_limit: u64,
+    /// Connections waiting for `accept()`.
+    pub accept_queue_length: u64,
+    /// How many may wait; 0 if there is no listener now.
+    pub accept_queue_limit: u64,
+    /// Sum of [`TcpSeries::accept_queue`] over all peers.
+    pub accept_queue: Histogram,
+    /// The listening sockets, at most 100; those that look alike are one, their
+    /// queues added up.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sockets: Vec<ListenSocket>,
+}
+
+/// A listening socket.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ListenSocket {
+    /// Where it listens, `address:port` or `[address]:port`.
+    pub local: String,
+    /// Number of its network namespace.
+    pub netns: u32,
+    /// As [`Connection::owner`].
+    #[serde(default)]
+    pub owner: Option<String>,
+    /// As [`Connection::pid`].
+    #[serde(default)]
+    pub pid: Option<u32>,
+    /// As [`Connection::process`].
+    #[serde(default)]
+    pub process: Option<String>,
+    /// As [`Connection::cgroup`].
+    #[serde(default)]
+    pub cgroup: Option<String>,
+    /// As [`Listener::syn_queue_length`], of this socket.
+    #[serde(default)]
+    pub syn_queue_length: u64,
+    /// As [`Listener::syn_queue_limit`].
+    #[serde(default)]
+    pub syn_queue_limit: u64,
+    /// As [`Listener::accept_queue_length`].
+    #[serde(default)]
+    pub accept_queue_length: u64,
+    /// As [`Listener::accept_queue_limit`].
+    #[serde(default)]
+    pub accept_queue_limit: u64,
+}
+
+/// Packets that the kernel dropped for one reason.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Drop {
+    /// `core`, or the subsystem's name in lower case.
+    pub subsystem: String,
+    /// Name of the reason without its prefix; `UNKNOWN_n` where BTF has none.
+    pub reason: String,
+    /// `tcp`, `udp`, `icmp`, `icmp6`, `ipv4`, `ipv6`, `arp` or `other`.
+    pub protocol: String,
+    /// Packets.
+    pub count: u64,
+}
+
+/// An interface with an XDP program.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Device {
+    /// Name of the interface.
+    pub device: String,
+    /// `native` or `generic`; empty if attaching failed.
+    pub xdp_mode: String,
+    /// Packets and bytes by protocol and action.
+    pub traffic: Vec<DeviceTraffic>,
+    /// Number of flows in the flow table.
+    pub flows: u64,
+    /// The largest flows by bytes, at most 100.
+    pub top_flows: Vec<PacketFlow>,
+    /// What found no place in the flow table.
+    pub overflow_packets: u64,
+    /// Bytes of it.
+    pub overflow_bytes: u64,
+    /// Flows that have given up their entry, since they had no packets.
+    #[serde(default)]
+    pub past_flows: u64,
+    /// Packets of them.
+    #[serde(default)]
+    pub past_packets: u64,
+    /// Bytes of them.
+    #[serde(default)]
+    pub past_bytes: u64,
+    /// Sum over all flows, past ones and the overflow included; equals the sum over
+    /// `traffic`.
+    pub flow_packets: u64,
+    /// Bytes of it.
+    pub flow_bytes: u64,
+}
+
+/// Traffic of a device.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct DeviceTraffic {
+    /// As in [`Drop::protocol`].
+    pub protocol: String,
+    /// XDP action: `pass`.
+    pub action: String,
+    /// Packets.
+    pub packets: u64,
+    /// Bytes, link-layer header included.
+    pub bytes: u64,
+}
+
+/// A flow as XDP sees it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PacketFlow {
+    /// As in [`Drop::protocol`].
+    pub protocol: String,
+    /// Source, `address:port`, `[address]:port` or address.
+    pub source: String,
+    /// Destination, likewise.
+    pub destination: String,
+    /// Packets.
+    pub packets: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+/// An open connection.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Connection {
+    /// Series that it counts for.
+    #[serde(flatten)]
+    pub labels: TcpLabels,
+    /// Local end, `address:port` or `[address]:port`.
+    pub local: String,
+    /// Remote end, likewise.
+    pub remote: String,
+    /// TCP state, such as `ESTABLISHED`.
+    pub state: String,
+    /// Number of its network namespace.
+    pub netns: u32,
+    /// Name of the owner: container, unit or last part of the control group's
+    /// path; the process in the root group; `unknown` where the group was gone
+    /// when it was looked up. Absent where nothing is known.
+    #[serde(default)]
+    pub owner: Option<String>,
+    /// Process that holds the socket, the first of several; the listener's while
+    /// it waits for `accept()`. Absent where there is none.
+    #[serde(default)]
+    pub pid: Option<u32>,
+    /// Name of that process.
+    #[serde(default)]
+    pub process: Option<String>,
+    /// Path of the control group that the socket was made in, or its listener;
+    /// absent where cgroup v2 is not mounted or the group is gone.
+    #[serde(default)]
+    pub cgroup: Option<String>,
+    /// Age in seconds; absent where it was open before the start.
+    pub age_seconds: Option<f64>,
+    /// Smoothed RTT in seconds.
+    pub srtt_seconds: f64,
+    /// Least RTT in seconds; absent without a sample.
+    pub min_rtt_seconds: Option<f64>,
+    /// Congestion window in segments.
+    pub cwnd_segments: u32,
+    /// State of congestion control: `open`, `disorder`, `cwr`, `recovery` or
+    /// `loss`.
+    pub congestion: String,
+    /// Payload bytes sent since it was opened.
+    pub sent_bytes: u64,
+    /// Payload bytes received since it was opened.
+    pub received_bytes: u64,
+    /// Segments retransmitted in its life.
+    pub retransmits: u64,
+}
+
+/// Events that are missing from the numbers or lost their labels; with the cause
+/// `recursion` at most so many.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Lost {
+    /// The hook.
+    pub hook: String,
+    /// `map_full`, `ring_full`, `parse`, `limit` or `recursion`.
+    pub cause: String,
+    /// How many.
+    pub count: u64,
+}
+
+/// Fill of a map.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct MapUse {
+    /// Name of the map.
+    pub map: String,
+    /// Entries in use.
+    pub entries: u64,
+    /// Entries that fit.
+    pub capacity: u64,
+    /// Kernel memory in bytes, as the kernel accounts it.
+    pub memory_bytes: u64,
+}
+
+/// A kernel program.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Program {
+    /// Name as the kernel shows it.
+    pub program: String,
+    /// Hook, such as `tp_btf/tcp_probe`.
+    pub hook: String,
+    /// Whether it is attached.
+    pub attached: bool,
+    /// Why not, or a remark such as the XDP mode.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub note: String,
+    /// Events at which the kernel skipped it, since it was interrupted on its CPU
+    /// by the same event. What a later event makes up for is not in [`Lost`].
+    #[serde(default)]
+    pub skipped: u64,
+    /// Runs; only with `--bpf-stats`.
+    pub runs: Option<u64>,
+    /// Time spent in it in seconds; only with `--bpf-stats`.
+    pub run_seconds: Option<f64>,
+}
+
+/// Cost of the daemon's process.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Process {
+    /// CPU time in seconds, user and system.
+    pub cpu_seconds: f64,
+    /// Resident memory in bytes.
+    pub resident_bytes: u64,
+    /// Open file descriptors.
+    pub open_fds: u64,
+    /// Start, seconds since 1970-01-01 UTC.
+    pub start_seconds: f64,
+    /// Names of the effective capabilities, such as `CAP_BPF`.
+    pub capabilities: Vec<String>,
+}

@@ -1,0 +1,5 @@
+//! Snapshots for others: over HTTP, and over the Unix socket that `edgeprobe top`
+//! and `edgeprobe exporter` read.
+
+pub mod http;
+pub mod unix;

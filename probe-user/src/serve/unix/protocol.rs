@@ -1,0 +1,321 @@
+//! Frames on the socket.
+//!
+//! A client connects, sends one request frame, gets one response or error frame
+//! and is disconnected. A frame is a header of 16 bytes and a body:
+//!
+//! | bytes | meaning |
+//! |---|---|
+//! | 0..4 | `EPRB` |
+//! | 4..6 | version of the protocol, big-endian |
+//! | 6..8 | version of the snapshot's schema, big-endian |
+//! | 8 | kind: 1 request, 2 response, 3 error |
+//! | 9..12 | zero |
+//! | 12..16 | length of the body, big-endian |
+//!
+//! The header keeps its layout in every version, so that two programs of
+//! different versions can tell each other so. The body of a request or a
+//! response is JSON, that of an error is text.
+
+use std::io;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+use crate::model;
+
+/// Version of the protocol.
+pub const VERSION: u16 = 2;
+/// Largest body of a request.
+pub const MAX_REQUEST: u32 = 4 << 10;
+/// Largest body of a response.
+pub const MAX_RESPONSE: u32 = 128 << 20;
+
+const MAGIC: [u8; 4] = *b"EPRB";
+const HEADER: usize = 16;
+
+/// What a client asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Request {
+    /// How many [`model::Snapshot::connections`] there may be.
+    pub connections: usize,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Nobody listens on the socket.
+    #[error(
+        "no daemon on {}: start it with `edgeprobe daemon`, or give its --socket",
+        path.display()
+    )]
+    NotRunning {
+        /// Path of the socket.
+        path: PathBuf,
+    },
+    /// The socket is not for this user.
+    #[error(
+        "no permission to use {}: run as root or as a member of the socket's group",
+        path.display()
+    )]
+    Denied {
+        /// Path of the socket.
+        path: PathBuf,
+    },
+    /// The other end has another version.
+    #[error(
+        "the other end is of another version: it speaks protocol {protocol} with schema {schema}, \
+         this program {VERSION} with {}; run the same version on both ends",
+        model::SCHEMA
+    )]
+    Version {
+        /// Version of its protocol.
+        protocol: u16,
+        /// Version of its schema.
+        schema: u16,
+    },
+    /// The other end is something else.
+    #[error("the other end does not speak the protocol of edgeprobe")]
+    NotEdgeprobe,
+    /// A frame of this length is not accepted.
+    #[error("a message of {length} bytes is larger than the {limit} that are allowed")]
+    TooLarge {
+        /// Length that the header claims.
+        length: usize,
+        /// Largest length that is accepted.
+        limit: u32,
+    },
+    /// The connection ended within a frame, or before it.
+    #[error("the other end closed the connection before the message was complete")]
+    Truncated,
+    /// The other end said why it does not answer.
+    #[error("the daemon answered: {0}")]
+    Refused(String),
+    /// There was no complete answer in time.
+    #[error("no answer within {0:?}")]
+    Timeout(std::time::Duration),
+    /// The body is not what it should be.
+    #[error("a message that cannot be understood: {0}")]
+    Body(#[from] serde_json::Error),
+    /// Anything else.
+    #[error("the connection failed: {0}")]
+    Io(io::Error),
+}
+
+impl From<io::Error> for Error {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof
+            | io::ErrorKind::BrokenPipe
+            | io::ErrorKind::ConnectionReset => Self::Truncated,
+            _ => Self::Io(error),
+        }
+    }
+}
+
+/// Kind of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// From the client.
+    Request = 1,
+    /// The answer.
+    Response = 2,
+    /// Why there is none.
+    Error = 3,
+}
+
+/// The header of a frame of this version.
+fn header(kind: Kind, length: u32) -> [u8; HEADER] {
+    let mut header = [0; HEADER];
+    header[..4].copy_from_slice(&MAGIC);
+    header[4..6].copy_from_slice(&VERSION.to_be_bytes());
+    header[6..8].copy_from_slice(&schema().to_be_bytes());
+    header[8] = kind as u8;
+    header[12..].copy_from_slice(&length.to_be_bytes());
+    header
+}
+
+const fn schema() -> u16 {
+    const { assert!(model::SCHEMA <= u16::MAX as u32) };
+    model::SCHEMA as u16
+}
+
+/// Writes a frame; `limit` bounds the body.
+pub async fn write<W: AsyncWrite + Unpin>(
+    output: &mut W,
+    kind: Kind,
+    body: &[u8],
+    limit: u32,
+) -> Result<(), Error> {
+    let length = u32::try_from(body.len())
+        .ok()
+        .filter(|&length| length <= limit)
+        .ok_or(Error::TooLarge {
+            length: body.len(),
+            limit,
+        })?;
+    output.write_all(&header(kind, length)).await?;
+    output.write_all(body).await?;
+    output.flush().await?;
+    Ok(())
+}
+
+/// A whole error frame, for who cannot wait until it is written.
+pub fn error_frame(text: &str) -> Vec<u8> {
+    let text = &text.as_bytes()[..text.len().min(MAX_REQUEST as usize)];
+    [&header(Kind::Error, text.len() as u32)[..], text].concat()
+}
+
+/// Reads the body of a frame of the kind `expected`; `limit` bounds it.
+///
+/// The memory for it grows with what arrives, not with what the header claims.
+pub async fn read<R: AsyncRead + Unpin>(
+    input: &mut R,
+    expected: Kind,
+    limit: u32,
+) -> Result<Vec<u8>, Error> {
+    let mut header = [0; HEADER];
+    input.read_exact(&mut header).await?;
+    let [
+        m0,
+        m1,
+        m2,
+        m3,
+        v0,
+        v1,
+        s0,
+        s1,
+        kind,
+        _,
+        _,
+        _,
+        l0,
+        l1,
+        l2,
+        l3,
+    ] = header;
+    if [m0, m1, m2, m3] != MAGIC {
+        return Err(Error::NotEdgeprobe);
+    }
+    let protocol = u16::from_be_bytes([v0, v1]);
+    let its_schema = u16::from_be_bytes([s0, s1]);
+    if (protocol, its_schema) != (VERSION, schema()) {
+        return Err(Error::Version {
+            protocol,
+            schema: its_schema,
+        });
+    }
+    if kind != expected as u8 && kind != Kind::Error as u8 {
+        return Err(Error::NotEdgeprobe);
+    }
+    let length = u32::from_be_bytes([l0, l1, l2, l3]);
+    if length > limit {
+        return Err(Error::TooLarge {
+            length: length as usize,
+            limit,
+        });
+    }
+    let mut body = Vec::new();
+    input.take(length.into()).read_to_end(&mut body).await?;
+    if body.len() < length as usize {
+        return Err(Error::Truncated);
+    }
+    if kind == Kind::Error as u8 {
+        return Err(Error::Refused(String::from_utf8_lossy(&body).into_owned()));
+    }
+    Ok(body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn block<T>(future: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap()
+            .block_on(future)
+    }
+
+    fn frame(kind: Kind, body: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        block(write(&mut bytes, kind, body, MAX_RESPONSE)).unwrap();
+        bytes
+    }
+
+    fn read_back(mut bytes: &[u8]) -> Result<Vec<u8>, Error> {
+        block(read(&mut bytes, Kind::Response, 10))
+    }
+
+    #[test]
+    fn a_frame_survives() {
+        assert_eq!(
+            read_back(&frame(Kind::Response, b"0123456789")).unwrap(),
+            b"0123456789"
+        );
+        assert_eq!(read_back(&frame(Kind::Response, b"")).unwrap(), b"");
+    }
+
+    #[test]
+    fn every_truncation_is_noticed() {
+        let bytes = frame(Kind::Response, b"body");
+        for length in 0..bytes.len() {
+            let result = read_back(&bytes[..length]);
+            assert!(matches!(result, Err(Error::Truncated)), "{length} bytes");
+        }
+    }
+
+    #[test]
+    fn another_version_is_named_even_with_a_body_of_another_shape() {
+        for (at, protocol, schema) in [(5, 7, 1), (7, 2, 7)] {
+            let mut bytes = frame(Kind::Response, b"longer than the limit");
+            bytes[at] = 7;
+            let Err(error) = read_back(&bytes) else {
+                panic!("accepted");
+            };
+            let text = error.to_string();
+            assert!(
+                text.contains(&format!("speaks protocol {protocol} with schema {schema}")),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_too_large_is_neither_read_nor_written() {
+        let bytes = frame(Kind::Response, b"01234567890");
+        assert!(matches!(
+            read_back(&bytes),
+            Err(Error::TooLarge {
+                length: 11,
+                limit: 10
+            })
+        ));
+        let mut bytes = Vec::new();
+        let result = block(write(&mut bytes, Kind::Request, &[0; 11], 10));
+        assert!(matches!(result, Err(Error::TooLarge { .. })));
+        assert!(bytes.is_empty());
+    }
+
+    #[test]
+    fn other_protocols_and_wrong_kinds_are_refused() {
+        assert!(matches!(
+            read_back(b"GET / HTTP/1.1\r\n\r\n"),
+            Err(Error::NotEdgeprobe)
+        ));
+        assert!(matches!(
+            read_back(&frame(Kind::Request, b"")),
+            Err(Error::NotEdgeprobe)
+        ));
+    }
+
+    #[test]
+    fn an_error_frame_is_an_error() {
+        let Err(Error::Refused(text)) = read_back(&frame(Kind::Error, b"too busy")) else {
+            panic!("not refused");
+        };
+        assert_eq!(text, "too busy");
+    }
+}
