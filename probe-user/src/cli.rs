@@ -4,14 +4,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::PossibleValue;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use tracing::level_filters::LevelFilter;
 
-use crate::config::{XdpMode, parse_duration, parse_listen};
+use crate::config::{DEFAULT_SOCKET, XdpMode, parse_duration, parse_listen};
+use crate::logging::LogLevel;
 use crate::sampler::{CONNECTIONS, MAX_CONNECTIONS};
-
-/// Socket that is used where nothing else is said.
-pub const DEFAULT_SOCKET: &str = "/run/edgeprobe/edgeprobe.sock";
 
 /// See what the network of this host does, in numbers that the kernel confirms.
 #[derive(Debug, Parser)]
@@ -151,29 +149,18 @@ pub struct DoctorArgs {
     pub interface: Vec<String>,
 }
 
-/// Severity of log messages.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-#[expect(missing_docs, reason = "the names say it")]
-pub enum LogLevel {
-    Off,
-    Error,
-    Warn,
-    #[default]
-    Info,
-    Debug,
-    Trace,
-}
+impl ValueEnum for XdpMode {
+    fn value_variants<'a>() -> &'a [Self] {
+        &Self::ALL
+    }
 
-impl From<LogLevel> for LevelFilter {
-    fn from(level: LogLevel) -> Self {
-        match level {
-            LogLevel::Off => Self::OFF,
-            LogLevel::Error => Self::ERROR,
-            LogLevel::Warn => Self::WARN,
-            LogLevel::Info => Self::INFO,
-            LogLevel::Debug => Self::DEBUG,
-            LogLevel::Trace => Self::TRACE,
-        }
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        let help = match self {
+            Self::Native => "In the driver, or not at all",
+            Self::Generic => "In the network stack, where every driver can",
+            Self::Auto => "In the driver where it can, else in the network stack",
+        };
+        Some(PossibleValue::new(self.name()).help(help))
     }
 }
 

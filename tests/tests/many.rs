@@ -18,7 +18,7 @@ use probe_tests::{
     witness::Witness,
 };
 use probe_user::{
-    collector::ROWS,
+    config::DEFAULT_ROWS,
     model::{Snapshot, TcpSeries},
     serve::unix::{Request, client},
 };
@@ -58,8 +58,9 @@ fn does_not_grow(snapshot: &Snapshot, first: &Snapshot) {
         );
     }
     let rows = snapshot.maps.iter().find(|map| map.map == "ROWS");
-    let (entries, shards) =
-        rows.map_or((0, 1), |map| (map.entries, map.capacity / u64::from(ROWS)));
+    let (entries, shards) = rows.map_or((0, 1), |map| {
+        (map.entries, map.capacity / u64::from(DEFAULT_ROWS))
+    });
     assert!(
         entries <= (MOST_ROWS + 1) * shards,
         "{entries} entries for rows in {shards} shards"

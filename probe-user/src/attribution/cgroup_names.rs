@@ -60,34 +60,6 @@ fn is_uuid(text: &str) -> bool {
             .all(|byte| byte == b'-' || byte.is_ascii_hexdigit())
 }
 
-/// Which control groups a service is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Pattern {
-    /// The one of this path, and those below it.
-    Path(String),
-    /// Those of this unit, wherever it is, and those below them.
-    Unit(String),
-}
-
-impl Pattern {
-    /// Whether a path is one of them.
-    pub fn matches(&self, path: &str) -> bool {
-        match self {
-            Self::Path(whole) => path
-                .strip_prefix(whole.trim_end_matches('/'))
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/')),
-            Self::Unit(unit) => path.split('/').any(|part| part == unit),
-        }
-    }
-
-    /// What the path, or the name of the folder, of the topmost is.
-    pub fn text(&self) -> &str {
-        match self {
-            Self::Path(text) | Self::Unit(text) => text,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -144,22 +116,5 @@ mod tests {
             let path = path.replace("HEX", HEX);
             assert_eq!(owner(&path).as_deref(), name, "{path}");
         }
-    }
-
-    #[test]
-    fn patterns_take_whole_parts() {
-        let path = |text: &str| Pattern::Path(text.to_owned());
-        let unit = |text: &str| Pattern::Unit(text.to_owned());
-        for (pattern, matching, other) in [
-            (path("/a/b"), "/a/b", "/a/bc"),
-            (path("/a/b"), "/a/b/c", "/x/a/b"),
-            (path("/a/b/"), "/a/b", "/a"),
-            (unit("n.service"), "/s/n.service", "/s/xn.service"),
-            (unit("n.service"), "/s/n.service/b", "/s/n.service2"),
-        ] {
-            assert!(pattern.matches(matching), "{pattern:?} {matching}");
-            assert!(!pattern.matches(other), "{pattern:?} {other}");
-        }
-        assert!(path("/").matches("/") && path("/").matches("/a"));
     }
 }

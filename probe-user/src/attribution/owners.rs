@@ -15,11 +15,14 @@ use probe_common::{
 };
 
 use super::{
-    UNKNOWN,
-    cgroup_names::{self, Pattern},
+    UNKNOWN, cgroup_names,
     socket_pids::{self, SocketPids},
 };
-use crate::{config::Config, kernel::cgroup::Hierarchy, loader::Loaded};
+use crate::{
+    config::{CgroupPattern, Config},
+    kernel::cgroup::Hierarchy,
+    loader::Loaded,
+};
 
 /// Paths that are kept for looks at single sockets.
 const MAX_PATHS: usize = 4096;
@@ -28,7 +31,7 @@ const MAX_PATHS: usize = 4096;
 #[derive(Debug)]
 pub struct Owners {
     mode: u32,
-    patterns: Vec<Pattern>,
+    patterns: Vec<CgroupPattern>,
     hierarchy: Option<Hierarchy>,
     paths: HashMap<u64, Known>,
     /// A path for each number that owners got, from 1 on.
@@ -114,7 +117,7 @@ impl Owners {
     }
 
     /// The bit of a pattern.
-    pub fn bit(&self, pattern: &Pattern) -> u64 {
+    pub fn bit(&self, pattern: &CgroupPattern) -> u64 {
         let position = self.patterns.iter().position(|one| one == pattern);
         position.map_or(0, |n| 1 << n)
     }

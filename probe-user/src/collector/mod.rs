@@ -40,12 +40,8 @@ use crate::{
     model::{self, Connection, SCHEMA, Snapshot},
 };
 
-/// Rows: combinations of side, service port and peer that are told apart.
-pub const ROWS: u32 = 512;
 /// Shards of a row on a large host: memory against CPUs that share a cache line.
 const MAX_SHARDS: u32 = 8;
-/// Connections that are remembered.
-pub const CONNECTIONS: u32 = 131_072;
 /// The visit of all sockets may take one part in so many of the time.
 const VISIT_SHARE: u32 = 100;
 /// But it is never longer ago than this.
@@ -112,8 +108,8 @@ impl Collector {
         let globals = Globals {
             layout,
             config: ProbeConfig {
-                rows: config.rows.unwrap_or(ROWS),
-                places: config.connections.unwrap_or(CONNECTIONS).max(1),
+                rows: config.rows,
+                places: config.connections.max(1),
                 sends,
                 preempts: preempts.into(),
                 payload: kfuncs.reads_payload().into(),
@@ -134,7 +130,7 @@ impl Collector {
         })?;
         names.owners.tell(&mut host)?;
         let devices = xdp::attach(config, &btf, &globals, interfaces)?;
-        let rows = Rows::new(&host, config.rows.unwrap_or(ROWS), shards)?;
+        let rows = Rows::new(&host, config.rows, shards)?;
         let mut collector = Self {
             host,
             devices,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::net::UnixListener;
 
+use super::configure;
 use super::signals::Signals;
 use crate::cli::DaemonArgs;
 use crate::config::Config;
@@ -23,7 +24,7 @@ pub fn run<S: Source + 'static>(
     args: &DaemonArgs,
     start: fn(&Config) -> anyhow::Result<S>,
 ) -> anyhow::Result<ExitCode> {
-    let config = Config::for_daemon(args)?;
+    let config = configure::for_daemon(args)?;
     if args.check_config {
         println!("configuration is valid");
         return Ok(ExitCode::SUCCESS);

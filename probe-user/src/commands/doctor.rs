@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 
-use super::top::print;
+use super::stdout::print;
 use crate::cli::DoctorArgs;
 use crate::doctor::examine::examine;
 use crate::doctor::facts::Facts;

@@ -1,12 +1,13 @@
 //! `edgeprobe top`.
 
-use std::io::{self, ErrorKind, Write};
 use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 
+use super::configure;
+use super::stdout::print;
 use crate::cli::TopArgs;
 use crate::config::Config;
 use crate::logging;
@@ -39,7 +40,7 @@ pub fn run<S: Source + Send + 'static>(
         // Messages would go through the screen; what they tell is on it.
         terminal::check()?;
     }
-    let config = Config::for_collector(&args.collect)?;
+    let config = configure::for_collector(&args.collect)?;
     let host = nix::unistd::gethostname()
         .context("cannot read the name of this host")?
         .to_string_lossy()
@@ -72,18 +73,4 @@ pub fn run<S: Source + Send + 'static>(
     };
     print(&text)?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// Writes to stdout; a reader that has enough is no failure.
-pub fn print(text: &str) -> anyhow::Result<()> {
-    let mut stdout = io::stdout().lock();
-    match stdout
-        .write_all(text.as_bytes())
-        .and_then(|()| stdout.flush())
-    {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            Err(error).context("cannot write to stdout")
-        }
-        _ => Ok(()),
-    }
 }

@@ -3,7 +3,6 @@
 use std::ffi::OsString;
 
 use anyhow::{Context, anyhow, bail};
-use clap::ValueEnum;
 
 use super::{Config, XdpMode, parse_duration, parse_listen};
 
@@ -51,8 +50,10 @@ impl Config {
             "EDGEPROBE_METRICS_OWNER_LABEL" => self.metrics.owner_label = flag(value)?,
             "EDGEPROBE_METRICS_NETNS_LABEL" => self.metrics.netns_label = flag(value)?,
             "EDGEPROBE_PACKETS_XDP_MODE" => {
-                self.packets.xdp_mode = XdpMode::from_str(value, false)
-                    .map_err(|_| anyhow!("{value:?} is not one of native, generic, auto"))?;
+                self.packets.xdp_mode = XdpMode::ALL
+                    .into_iter()
+                    .find(|mode| mode.name() == value)
+                    .ok_or_else(|| anyhow!("{value:?} is not one of native, generic, auto"))?;
             }
             "EDGEPROBE_PACKETS_FLOWS" => self.packets.flows = number(value)?,
             "EDGEPROBE_PACKETS_FLOW_IDLE" => {

@@ -1,7 +1,9 @@
-//! Configuration: defaults, then the file, then the environment, then flags.
+//! Configuration: defaults, then the file, then the environment. Flags are laid
+//! over it by the commands that have them.
 
 mod env;
 mod file;
+mod service;
 mod validate;
 
 use std::net::SocketAddr;
@@ -9,19 +11,24 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
-use ipnet::IpNet;
 use serde::Deserialize;
 
-use crate::attribution::cgroup_names::Pattern;
-use crate::cli::{CollectArgs, DEFAULT_SOCKET, DaemonArgs};
+pub use service::{CgroupPattern, Peer, Service, ServiceSide};
 
 /// File that is read where none is named.
 pub const DEFAULT_FILE: &str = "/etc/edgeprobe/config.toml";
+/// Socket of the daemon where none is named.
+pub const DEFAULT_SOCKET: &str = "/run/edgeprobe/edgeprobe.sock";
+/// Connections that are remembered where nothing else is said.
+pub const DEFAULT_CONNECTIONS: u32 = 131_072;
+/// Combinations of side, service and peer that have counters of their own where
+/// nothing else is said.
+pub const DEFAULT_ROWS: u32 = 512;
 /// Group of the socket where none is named and this one exists.
 pub const DEFAULT_GROUP: &str = "edgeprobe";
 
 /// What to do, merged from all sources and checked.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// The daemon itself.
     pub daemon: Daemon,
@@ -39,12 +46,28 @@ pub struct Config {
     pub bpf_stats: bool,
     /// Attach empty programs, to measure what the hooks themselves cost.
     pub noop_programs: bool,
-    /// Connections that are remembered; [`CONNECTIONS`](crate::collector::CONNECTIONS)
-    /// if absent.
-    pub connections: Option<u32>,
-    /// Combinations of side, service and peer that are told apart, the overflow
-    /// counted; [`ROWS`](crate::collector::ROWS) if absent.
-    pub rows: Option<u32>,
+    /// Connections that are remembered.
+    pub connections: u32,
+    /// Combinations of side, service and peer that have counters of their own, the
+    /// one for all others included.
+    pub rows: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            daemon: Daemon::default(),
+            metrics: Metrics::default(),
+            services: Vec::new(),
+            peers: Vec::new(),
+            packets: Packets::default(),
+            netns: Vec::new(),
+            bpf_stats: false,
+            noop_programs: false,
+            connections: DEFAULT_CONNECTIONS,
+            rows: DEFAULT_ROWS,
+        }
+    }
 }
 
 /// The daemon itself.
@@ -96,61 +119,6 @@ impl Default for Metrics {
     }
 }
 
-/// A service with a name.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Service {
-    /// Value of the label `svc`.
-    pub name: String,
-    /// Which end of the connection is looked at.
-    #[serde(default)]
-    pub side: ServiceSide,
-    /// Ports; empty: any.
-    #[serde(default)]
-    pub ports: Vec<u16>,
-    /// Only in this network namespace, by name or path.
-    pub netns: Option<String>,
-    /// Only sockets of this control group or one below it, by path.
-    pub cgroup: Option<String>,
-    /// Only sockets of this unit's control group or one below it.
-    pub unit: Option<String>,
-    /// Only with the service at one of these addresses; empty: any.
-    #[serde(default)]
-    pub addresses: Vec<IpNet>,
-}
-
-impl Service {
-    /// The control groups that narrow it; any of them will do.
-    pub fn owners(&self) -> impl Iterator<Item = Pattern> {
-        let path = self.cgroup.clone().map(Pattern::Path);
-        let unit = self.unit.clone().map(Pattern::Unit);
-        path.into_iter().chain(unit)
-    }
-}
-
-/// The end of a connection at which a service is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ServiceSide {
-    /// It listens here.
-    Server,
-    /// It is called from here.
-    Client,
-    /// Either.
-    #[default]
-    Any,
-}
-
-/// A group of peers with a name.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Peer {
-    /// Value of the label `peer`.
-    pub name: String,
-    /// Their addresses.
-    pub cidrs: Vec<IpNet>,
-}
-
 /// Packets seen at an interface.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Packets {
@@ -176,7 +144,7 @@ impl Default for Packets {
 }
 
 /// How an XDP program is attached.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum XdpMode {
     /// In the driver, or not at all.
@@ -188,31 +156,32 @@ pub enum XdpMode {
     Auto,
 }
 
+impl XdpMode {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Native, Self::Generic, Self::Auto];
+
+    /// Its name in the file, in the environment and as the value of a flag.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Generic => "generic",
+            Self::Auto => "auto",
+        }
+    }
+}
+
 impl Config {
-    /// The configuration of the daemon.
-    pub fn for_daemon(args: &DaemonArgs) -> anyhow::Result<Self> {
-        let mut config = Self::sources(&args.collect)?;
-        if let Some(listen) = args.listen {
-            config.metrics.listen = Some(listen);
-        }
-        if let Some(group) = &args.socket_group {
-            config.daemon.socket_group = Some(group.clone());
-        }
-        config.validate()?;
-        Ok(config)
-    }
-
-    /// The configuration of a collector in a program other than the daemon.
-    pub fn for_collector(args: &CollectArgs) -> anyhow::Result<Self> {
-        let config = Self::sources(args)?;
-        config.validate()?;
-        Ok(config)
-    }
-
-    fn sources(args: &CollectArgs) -> anyhow::Result<Self> {
+    /// The defaults with the file and the environment laid over them: `file`, or
+    /// [`DEFAULT_FILE`] where that exists. Not checked yet, since flags may follow:
+    /// see [`Config::validate`].
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read, or it or the environment is not understood.
+    pub fn load(file: Option<&Path>) -> anyhow::Result<Self> {
         let mut config = Self::default();
-        let (path, required) = match &args.config {
-            Some(path) => (path.as_path(), true),
+        let (path, required) = match file {
+            Some(path) => (path, true),
             None => (Path::new(DEFAULT_FILE), false),
         };
         match std::fs::read_to_string(path) {
@@ -225,25 +194,7 @@ impl Config {
             }
         }
         config.apply_environment(std::env::vars_os())?;
-        config.apply_flags(args);
         Ok(config)
-    }
-
-    fn apply_flags(&mut self, args: &CollectArgs) {
-        if let Some(socket) = &args.socket {
-            self.daemon.socket.clone_from(socket);
-        }
-        if !args.interface.is_empty() {
-            self.packets.interfaces.clone_from(&args.interface);
-        }
-        if let Some(mode) = args.xdp_mode {
-            self.packets.xdp_mode = mode;
-        }
-        self.netns.clone_from(&args.netns);
-        self.bpf_stats = args.bpf_stats;
-        self.noop_programs = args.noop_programs;
-        self.connections = args.connections;
-        self.rows = args.rows;
     }
 }
 
@@ -269,7 +220,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn flags_win_over_the_environment_and_that_over_the_file() {
+    fn the_environment_wins_over_the_file() {
         let mut config = Config::default();
         config
             .apply_file(
@@ -283,28 +234,18 @@ mod tests {
                 ("EDGEPROBE_METRICS_MAX_SERIES".into(), "600".into()),
             ])
             .unwrap();
-        config.apply_flags(&CollectArgs {
-            socket: Some("/c".into()),
-            interface: vec!["eth1".into()],
-            ..CollectArgs::default()
-        });
-        assert_eq!(config.daemon.socket, PathBuf::from("/c"));
+        assert_eq!(config.daemon.socket, PathBuf::from("/b"));
         assert_eq!(config.metrics.max_series, 600);
         assert_eq!(config.daemon.snapshot_interval, Duration::from_secs(2));
         assert_eq!(config.packets.xdp_mode, XdpMode::Native);
         assert_eq!(config.packets.flows, 7);
-        assert_eq!(config.packets.interfaces, ["eth1"]);
     }
 
     #[test]
     fn a_file_that_is_named_must_be_there() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("none.toml");
-        let error = Config::for_collector(&CollectArgs {
-            config: Some(path.clone()),
-            ..CollectArgs::default()
-        })
-        .unwrap_err();
+        let error = Config::load(Some(&path)).unwrap_err();
         assert_eq!(
             format!("{error:#}"),
             format!(

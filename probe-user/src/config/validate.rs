@@ -21,8 +21,12 @@ const MAX_NAME: usize = 63;
 const PEER_NAMES: [&str; 4] = ["loopback", "private", "public", "other"];
 
 impl Config {
-    /// Says in one line what is wrong, if anything.
-    pub(super) fn validate(&self) -> anyhow::Result<()> {
+    /// Checks the values.
+    ///
+    /// # Errors
+    ///
+    /// One line that says what is wrong.
+    pub fn validate(&self) -> anyhow::Result<()> {
         let interval = self.daemon.snapshot_interval;
         ensure!(
             (MIN_INTERVAL..=MAX_INTERVAL).contains(&interval),
