@@ -11,7 +11,8 @@ use std::collections::{BTreeMap, HashMap};
 use probe_common::sock::{LISTEN, ListenerKey, SockRecord};
 
 use crate::{
-    attribution::{Names, OTHER, address},
+    attribution::{Attribution, OTHER, owners::Owner},
+    kernel::address::{address, endpoint},
     model::{ListenSocket, Listener, TcpSeries},
 };
 
@@ -51,7 +52,7 @@ impl Listeners {
         records: &[SockRecord],
         ended: &Ended,
         counted: Option<Counted>,
-        names: &mut Names,
+        attribution: &mut Attribution,
     ) {
         let is_new = !self.namespaces.contains_key(&netns);
         let known = self.namespaces.entry(netns).or_default();
@@ -65,8 +66,11 @@ impl Listeners {
         known.listening.clear();
         for record in records.iter().filter(|record| record.state == LISTEN) {
             let key = (record.local, record.local_port);
-            let owners = names.owners.bits_of(record);
-            let svc = names.listens(netns, record.local, record.local_port, owners);
+            let owners = attribution.owners.bits_of(record);
+            let svc =
+                attribution
+                    .services
+                    .of_listener(netns, record.local, record.local_port, owners);
             let (drops, service) = sockets.entry(key).or_default();
             *drops += u64::from(record.retransmits);
             *service = Some(svc.clone());
@@ -95,7 +99,9 @@ impl Listeners {
             match svc {
                 Some(svc) => *service = svc,
                 // It came and went between two visits.
-                None if service.is_empty() => *service = names.listens(netns, local, port, 0),
+                None if service.is_empty() => {
+                    *service = attribution.services.of_listener(netns, local, port, 0);
+                }
                 None => {}
             }
             raised.push((service.clone(), drops.saturating_sub(*most)));
@@ -264,6 +270,19 @@ impl Counted {
             listen_overflows: value("ListenOverflows")?,
             cookies: value("SyncookiesRecv")?,
         })
+    }
+}
+
+/// A listening socket for people.
+pub fn listen_socket(record: &SockRecord, owner: Owner) -> ListenSocket {
+    ListenSocket {
+        local: endpoint(record.local, record.local_port),
+        netns: record.netns,
+        owner: owner.name,
+        pid: owner.pid,
+        process: owner.process,
+        cgroup: owner.cgroup,
+        ..ListenSocket::default()
     }
 }
 

@@ -1,6 +1,8 @@
 //! The only code that touches maps: reads them once, at one moment, and makes a
 //! [`Snapshot`] of what they hold.
 
+mod connections;
+mod drops;
 mod listeners;
 mod mmap_array;
 mod resets;
@@ -19,14 +21,14 @@ use anyhow::Context as _;
 use aya::maps::{Array, HashMap as BpfHash, MapData, lpm_trie::LpmTrie};
 use probe_common::{
     config::{MAX_NETNS, ProbeConfig, SENDS_AFTER, SENDS_BEFORE, SENDS_UNSEEN},
-    conn::{STATUS_COMPLETE, STATUS_REPORT},
+    conn::STATUS_COMPLETE,
     series::{NAMED_PORTS, OVERFLOW_ROW, ResetKey},
-    sock::{LISTEN, SockRecord},
+    sock::SockRecord,
 };
 
 use self::{listeners::Listeners, tcp::Rows, xdp::Device};
 use crate::{
-    attribution::{self, Names, owners::Processes},
+    attribution::{Attribution, owners::Processes},
     config::Config,
     kernel::{
         btf::{Btf, VMLINUX},
@@ -37,7 +39,7 @@ use crate::{
         reasons::Reasons,
     },
     loader::{self, Globals, Loaded, SOCK_SEND, TCP_SEND, maps},
-    model::{self, Connection, SCHEMA, Snapshot},
+    model::{self, SCHEMA, Snapshot},
 };
 
 /// Shards of a row on a large host: memory against CPUs that share a cache line.
@@ -53,7 +55,7 @@ pub struct Collector {
     host: Loaded,
     devices: Vec<Device>,
     rows: Rows,
-    names: Names,
+    attribution: Attribution,
     reasons: Reasons,
     listeners: Listeners,
     namespaces: HashMap<u32, NetNs>,
@@ -103,7 +105,7 @@ impl Collector {
         let namespaces = named_namespaces(config)?;
         let interfaces = xdp::find(config, &namespaces)?;
         let fixed_namespaces = !namespaces.is_empty();
-        let names = Names::new(config)?;
+        let attribution = Attribution::new(config)?;
         let shards = loader::possible_cpus()?.next_power_of_two().min(MAX_SHARDS);
         let globals = Globals {
             layout,
@@ -113,7 +115,7 @@ impl Collector {
                 sends,
                 preempts: preempts.into(),
                 payload: kfuncs.reads_payload().into(),
-                ..probe_config(&namespaces, &names, &reasons, shards)
+                ..probe_config(&namespaces, &attribution, &reasons, shards)
             },
             accept_exit: config.metrics.accept_queue_exact,
             kfuncs,
@@ -126,16 +128,16 @@ impl Collector {
             None
         };
         let mut host = loader::host(&btf, &globals, config.noop_programs, |loaded| {
-            prepare(loaded, &names)
+            prepare(loaded, &attribution)
         })?;
-        names.owners.tell(&mut host)?;
+        attribution.owners.tell(&mut host)?;
         let devices = xdp::attach(config, &btf, &globals, interfaces)?;
         let rows = Rows::new(&host, config.rows, shards)?;
         let mut collector = Self {
             host,
             devices,
             rows,
-            names,
+            attribution,
             reasons,
             listeners: Listeners::default(),
             namespaces,
@@ -181,7 +183,7 @@ impl Collector {
             ..Snapshot::default()
         };
         self.read_rows()?;
-        snapshot.tcp = self.rows.series(&self.names);
+        snapshot.tcp = self.rows.series(&self.attribution);
         let (resets, reset_entries) = self.resets()?;
         snapshot.resets = resets;
         snapshot.listeners = self.listening(&snapshot.tcp);
@@ -200,52 +202,13 @@ impl Collector {
         Ok(snapshot)
     }
 
-    /// The connections that are open now, those with most bytes first.
-    ///
-    /// # Errors
-    ///
-    /// The kernel refuses to list sockets.
-    pub fn connections(&mut self, limit: usize) -> anyhow::Result<Vec<Connection>> {
-        let listeners: Vec<SockRecord> = self.listeners.sockets().copied().collect();
-        self.names
-            .owners
-            .socket_pids
-            .walk(&mut self.host, &listeners);
-        self.set_status(STATUS_REPORT, 1)?;
-        let visited = self.visit();
-        self.set_status(STATUS_REPORT, 0)?;
-        let mut records = visited?;
-        records.retain(|record| record.state != LISTEN);
-        records.sort_by_key(|record| std::cmp::Reverse(record.sent_bytes + record.received_bytes));
-        records.truncate(limit);
-        self.read_rows()?;
-        let now_ns = clocks::monotonic_ns();
-        let mut processes = Processes::new();
-        let connections = records.iter().map(|record| {
-            let listener = self.listeners.of(record);
-            let socket_pids = &self.names.owners.socket_pids;
-            // The last is of use while it waits for `accept()`.
-            let pids = [
-                socket_pids.of(record),
-                Some(record.pid),
-                listener.and_then(|listener| socket_pids.of(listener)),
-            ];
-            let pids = pids.into_iter().flatten();
-            let owner = self.names.owners.of_socket(record, pids, &mut processes);
-            let labels = self.rows.labels(record.row, &self.names);
-            let labels = labels.unwrap_or_else(|| self.names.folded());
-            attribution::connection(record, labels, owner, now_ns)
-        });
-        Ok(connections.collect())
-    }
-
-    /// Learns of new rows and of the names that they need.
+    /// Learns of new rows and of the attribution that they need.
     fn read_rows(&mut self) -> anyhow::Result<()> {
         if self.rows.read(&self.host)? {
-            let (names, rows) = (&mut self.names, &self.rows);
-            names.learn_namespaces(rows.keys().map(|key| key.netns));
+            let (attribution, rows) = (&mut self.attribution, &self.rows);
+            attribution.learn_namespaces(rows.keys().map(|key| key.netns));
             let owners = rows.keys().map(|key| key.owner);
-            names.owners.learn(&mut self.host, owners)?;
+            attribution.owners.learn(&mut self.host, owners)?;
         }
         Ok(())
     }
@@ -253,13 +216,13 @@ impl Collector {
     /// The listeners by service, with their owners.
     fn listening(&mut self, tcp: &[model::TcpSeries]) -> Vec<model::Listener> {
         let sockets: Vec<SockRecord> = self.listeners.sockets().copied().collect();
-        let owners = &mut self.names.owners;
+        let owners = &mut self.attribution.owners;
         owners.socket_pids.refresh(&mut self.host, &sockets);
         let mut processes = Processes::new();
         self.listeners.rows(tcp, |record| {
             let pid = owners.socket_pids.of(record);
             let owner = owners.of_socket(record, pid, &mut processes);
-            attribution::listen_socket(record, owner)
+            listeners::listen_socket(record, owner)
         })
     }
 }
@@ -277,16 +240,16 @@ fn named_namespaces(config: &Config) -> anyhow::Result<HashMap<u32, NetNs>> {
 
 fn probe_config(
     namespaces: &HashMap<u32, NetNs>,
-    names: &Names,
+    attribution: &Attribution,
     reasons: &Reasons,
     shards: u32,
 ) -> ProbeConfig {
     let mut config = ProbeConfig {
         shards,
-        key_netns: u32::from(names.by_netns()),
-        key_owner: names.owners.mode(),
-        peers: u32::from(!names.peers().is_empty()),
-        groups: u32::from(!names.groups().is_empty()),
+        key_netns: u32::from(attribution.by_netns()),
+        key_owner: attribution.owners.mode(),
+        peers: u32::from(!attribution.peers.prefixes().is_empty()),
+        groups: u32::from(!attribution.services.prefixes().is_empty()),
         netns_len: namespaces.len() as u32,
         reason_not_specified: reasons.not_specified(),
         ..ProbeConfig::default()
@@ -298,12 +261,12 @@ fn probe_config(
 }
 
 /// Fills the maps that the programs read, before any of them runs.
-fn prepare(loaded: &mut Loaded, names: &Names) -> anyhow::Result<()> {
-    names.owners.tell(loaded)?;
+fn prepare(loaded: &mut Loaded, attribution: &Attribution) -> anyhow::Result<()> {
+    attribution.owners.tell(loaded)?;
     let mut next: Array<&mut MapData, u64> = loaded.map_mut("NEXT_ROW")?;
     next.set(0, u64::from(OVERFLOW_ROW + 1), 0)?;
     let mut ports: BpfHash<&mut MapData, u32, u8> = loaded.map_mut("NAMED_PORTS")?;
-    for port in names.ports() {
+    for port in attribution.services.ports() {
         ports
             .insert(u32::from(port), 1, 0)
             .with_context(|| format!("the services have more than {NAMED_PORTS} ports"))?;
@@ -312,7 +275,10 @@ fn prepare(loaded: &mut Loaded, names: &Names) -> anyhow::Result<()> {
     for direction in [0, 1] {
         resets.insert(ResetKey::overflow(direction), 0, 0)?;
     }
-    for (map, prefixes) in [("PEERS", names.peers()), ("GROUPS", names.groups())] {
+    for (map, prefixes) in [
+        ("PEERS", attribution.peers.prefixes()),
+        ("GROUPS", attribution.services.prefixes()),
+    ] {
         let mut trie: LpmTrie<&mut MapData, [u8; 16], u32> = loaded.map_mut(map)?;
         for (key, number) in prefixes {
             trie.insert(&key, number, 0).with_context(|| {

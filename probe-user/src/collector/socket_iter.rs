@@ -57,7 +57,7 @@ impl Collector {
                     let seen = maps::records(&bytes?);
                     cookies += counted.map_or(0, |counted| counted.cookies);
                     self.listeners
-                        .update(inum, &seen, &ended, counted, &mut self.names);
+                        .update(inum, &seen, &ended, counted, &mut self.attribution);
                     records.extend(seen);
                 }
                 Err(error) => {

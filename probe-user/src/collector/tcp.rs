@@ -14,7 +14,7 @@ use probe_common::{
 
 use super::mmap_array::MmapArray;
 use crate::{
-    attribution::Names,
+    attribution::Attribution,
     loader::{Loaded, maps},
     model::{Histogram, TcpLabels, TcpSeries},
 };
@@ -78,19 +78,19 @@ impl Rows {
 
     /// The labels of a row; `None` of one that was taken just now, whose key
     /// comes with the next snapshot.
-    pub fn labels(&self, row: u32, names: &Names) -> Option<TcpLabels> {
+    pub fn labels(&self, row: u32, attribution: &Attribution) -> Option<TcpLabels> {
         if row == OVERFLOW_ROW {
-            return Some(names.folded());
+            return Some(attribution.folded());
         }
         let key = self.keys.get(row as usize)?.as_ref()?;
-        Some(names.labels(key))
+        Some(attribution.labels(key))
     }
 
     /// The series: rows with equal labels added up.
-    pub fn series(&self, names: &Names) -> Vec<TcpSeries> {
+    pub fn series(&self, attribution: &Attribution) -> Vec<TcpSeries> {
         let mut sums: BTreeMap<TcpLabels, Sum> = BTreeMap::new();
         for row in 0..self.keys.len() {
-            let Some(labels) = self.labels(row as u32, names) else {
+            let Some(labels) = self.labels(row as u32, attribution) else {
                 continue;
             };
             let shards = || {

@@ -1,5 +1,6 @@
 //! What the running kernel is and has.
 
+pub mod address;
 pub mod btf;
 pub mod caps;
 pub mod cgroup;

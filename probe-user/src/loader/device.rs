@@ -8,7 +8,10 @@ use aya::{
     programs::{ProgramError, Xdp, XdpMode as AyaMode},
 };
 
-use super::{Globals, Loaded, open, program, refusal};
+use super::{
+    Globals, Loaded,
+    load::{open, program, refusal},
+};
 use crate::{config::XdpMode, kernel::netns::NetNs};
 
 /// Loads the XDP program for one interface and attaches it inside `netns`.

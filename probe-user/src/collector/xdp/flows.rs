@@ -12,9 +12,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use probe_common::packet::{EMPTY, Flow, FlowKey, LEAVING, LEFT, TAKEN, Traffic, flow_places};
+use probe_common::packet::{
+    EMPTY, Flow, FlowKey, LEAVING, LEFT, Protocol, TAKEN, Traffic, flow_places,
+};
 
-use crate::{collector::mmap_array::MmapArray, loader::Loaded};
+use crate::{
+    collector::mmap_array::MmapArray,
+    kernel::address::{address, endpoint},
+    loader::Loaded,
+    model::PacketFlow,
+};
 
 /// How long a place is marked at the least: longer than a packet takes.
 const GRACE: Duration = Duration::from_millis(100);
@@ -195,5 +202,35 @@ impl Table {
         {
             n = (n + places - 1) % places;
         }
+    }
+}
+
+/// A flow for people.
+pub fn packet_flow(key: &FlowKey, traffic: Traffic) -> PacketFlow {
+    const ETH_P_IP: u16 = 0x0800;
+    const ETH_P_ARP: u16 = 0x0806;
+    const ETH_P_IPV6: u16 = 0x86dd;
+
+    let protocol = match (key.ethertype, key.protocol) {
+        (ETH_P_IP | ETH_P_IPV6, 6) => Protocol::Tcp,
+        (ETH_P_IP | ETH_P_IPV6, 17) => Protocol::Udp,
+        (ETH_P_IP, 1) => Protocol::Icmp,
+        (ETH_P_IPV6, 58) => Protocol::Icmp6,
+        (ETH_P_IP, _) => Protocol::Ipv4,
+        (ETH_P_IPV6, _) => Protocol::Ipv6,
+        (ETH_P_ARP, _) => Protocol::Arp,
+        _ => Protocol::Other,
+    };
+    let end = |bytes, port| match (protocol, port) {
+        (Protocol::Arp | Protocol::Other, _) => String::new(),
+        (_, 0) => address(bytes).to_string(),
+        (_, port) => endpoint(bytes, port),
+    };
+    PacketFlow {
+        protocol: Protocol::NAMES[protocol as usize].to_owned(),
+        source: end(key.source, key.source_port),
+        destination: end(key.destination, key.destination_port),
+        packets: traffic.packets,
+        bytes: traffic.bytes,
     }
 }

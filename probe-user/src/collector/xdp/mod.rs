@@ -9,7 +9,6 @@ mod flows;
 
 use self::flows::{Flows, Reading};
 use crate::{
-    attribution,
     config::Config,
     kernel::netns::NetNs,
     loader::{self, Globals, Loaded, maps},
@@ -50,7 +49,7 @@ impl Device {
         flows.truncate(TOP_FLOWS);
         device.top_flows = flows
             .iter()
-            .map(|(key, traffic)| attribution::flow(key, *traffic))
+            .map(|(key, traffic)| flows::packet_flow(key, *traffic))
             .collect();
         device.past_flows = past.flows;
         device.past_packets = past.traffic.packets;

@@ -1,0 +1,135 @@
+//! Which service a connection or a listener is of.
+
+use anyhow::ensure;
+use ipnet::IpNet;
+use probe_common::series::Side;
+
+use super::{OTHER, Owners, Prefix, prefix};
+use crate::{
+    config::{Service, ServiceSide},
+    kernel::{address::address, netns::NetNs},
+};
+
+/// The configured services, first match wins.
+#[derive(Debug)]
+pub struct Services {
+    matchers: Vec<ServiceMatcher>,
+    /// Address ranges of the services; the number of one is its position + 1.
+    groups: Vec<IpNet>,
+}
+
+/// The address of a service, as far as it is known.
+#[derive(Clone, Copy, Debug)]
+pub enum At<'a> {
+    /// Every address.
+    Any,
+    /// One in this range, or in none that a service is narrowed by.
+    In(Option<&'a IpNet>),
+}
+
+#[derive(Debug)]
+struct ServiceMatcher {
+    name: String,
+    side: ServiceSide,
+    ports: Vec<u16>,
+    netns: Option<u32>,
+    addresses: Vec<IpNet>,
+    /// Bits of its control groups; 0: any.
+    owners: u64,
+}
+
+impl Services {
+    /// The services of a configuration.
+    ///
+    /// # Errors
+    ///
+    /// A service names a network namespace that is not there, or the services
+    /// have more address ranges than the programs can number.
+    pub fn new(services: &[Service], owners: &Owners) -> anyhow::Result<Self> {
+        let mut matchers = Vec::new();
+        let mut groups: Vec<IpNet> = Vec::new();
+        for service in services {
+            let netns = service.netns.as_deref().map(NetNs::named).transpose()?;
+            for &net in &service.addresses {
+                if !groups.contains(&net.trunc()) {
+                    groups.push(net.trunc());
+                }
+            }
+            matchers.push(ServiceMatcher {
+                name: service.name.clone(),
+                side: service.side,
+                ports: service.ports.clone(),
+                netns: netns.map(|netns| netns.inum),
+                addresses: service.addresses.clone(),
+                owners: (service.owners()).fold(0, |bits, one| bits | owners.bit(&one)),
+            });
+        }
+        ensure!(
+            groups.len() <= usize::from(u8::MAX),
+            "the services have {} address ranges, 255 can be told apart",
+            groups.len()
+        );
+        Ok(Self { matchers, groups })
+    }
+
+    /// Whether a service is narrowed by its network namespace.
+    pub fn by_netns(&self) -> bool {
+        self.matchers.iter().any(|service| service.netns.is_some())
+    }
+
+    /// Prefixes of the services' addresses.
+    pub fn prefixes(&self) -> Vec<Prefix> {
+        (1..)
+            .zip(&self.groups)
+            .map(|(number, &net)| prefix(net, number))
+            .collect()
+    }
+
+    /// The address range of that number; `None` for 0, which is none of them.
+    pub fn group(&self, number: u8) -> Option<&IpNet> {
+        let position = usize::from(number).checked_sub(1)?;
+        self.groups.get(position)
+    }
+
+    /// Ports of the configured services.
+    pub fn ports(&self) -> impl Iterator<Item = u16> {
+        let ports = self.matchers.iter().flat_map(|service| &service.ports);
+        ports.copied()
+    }
+
+    /// The service on a port: the first that matches, else the number. `owners`
+    /// are the bits of the socket's control group.
+    pub fn find(&self, netns: u32, side: u8, port: u16, at: At<'_>, owners: u64) -> String {
+        let wanted = match side {
+            side if side == Side::Server as u8 => ServiceSide::Server,
+            side if side == Side::Client as u8 => ServiceSide::Client,
+            _ => return OTHER.to_owned(),
+        };
+        let found = self.matchers.iter().find(|service| {
+            (service.side == ServiceSide::Any || service.side == wanted)
+                && (service.ports.is_empty() || service.ports.contains(&port))
+                && service.netns.is_none_or(|inum| inum == netns)
+                && (service.owners == 0 || service.owners & owners != 0)
+                && (service.addresses.is_empty()
+                    || match at {
+                        At::Any => true,
+                        At::In(group) => group.is_some_and(|group| {
+                            service.addresses.iter().any(|net| net.contains(group))
+                        }),
+                    })
+        });
+        found.map_or_else(|| port.to_string(), |service| service.name.clone())
+    }
+
+    /// The service of a listener. Of one that listens on all addresses the
+    /// connections may be of several services: it is the first one's.
+    pub fn of_listener(&self, netns: u32, local: [u8; 16], port: u16, owners: u64) -> String {
+        let net = address(local).into();
+        let at = if address(local).is_unspecified() {
+            At::Any
+        } else {
+            At::In(Some(&net))
+        };
+        self.find(netns, Side::Server as u8, port, at, owners)
+    }
+}

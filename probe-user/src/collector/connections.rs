@@ -1,0 +1,107 @@
+//! The connections that are open now.
+
+use probe_common::{
+    conn::STATUS_REPORT,
+    sock::{LISTEN, SockRecord},
+};
+
+use super::Collector;
+use crate::{
+    attribution::owners::{Owner, Processes},
+    kernel::{address::endpoint, clocks},
+    model::{Connection, TcpLabels},
+};
+
+impl Collector {
+    /// The connections that are open now, those with most bytes first.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses to list sockets.
+    pub fn connections(&mut self, limit: usize) -> anyhow::Result<Vec<Connection>> {
+        let listeners: Vec<SockRecord> = self.listeners.sockets().copied().collect();
+        self.attribution
+            .owners
+            .socket_pids
+            .walk(&mut self.host, &listeners);
+        self.set_status(STATUS_REPORT, 1)?;
+        let visited = self.visit();
+        self.set_status(STATUS_REPORT, 0)?;
+        let mut records = visited?;
+        records.retain(|record| record.state != LISTEN);
+        records.sort_by_key(|record| std::cmp::Reverse(record.sent_bytes + record.received_bytes));
+        records.truncate(limit);
+        self.read_rows()?;
+        let now_ns = clocks::monotonic_ns();
+        let mut processes = Processes::new();
+        let connections = records.iter().map(|record| {
+            let listener = self.listeners.of(record);
+            let socket_pids = &self.attribution.owners.socket_pids;
+            // The last is of use while it waits for `accept()`.
+            let pids = [
+                socket_pids.of(record),
+                Some(record.pid),
+                listener.and_then(|listener| socket_pids.of(listener)),
+            ];
+            let pids = pids.into_iter().flatten();
+            let owner = self
+                .attribution
+                .owners
+                .of_socket(record, pids, &mut processes);
+            let labels = self.rows.labels(record.row, &self.attribution);
+            let labels = labels.unwrap_or_else(|| self.attribution.folded());
+            connection(record, labels, owner, now_ns)
+        });
+        Ok(connections.collect())
+    }
+}
+
+/// A connection for people.
+fn connection(record: &SockRecord, labels: TcpLabels, owner: Owner, now_ns: u64) -> Connection {
+    let seconds = |us: u32| f64::from(us) / 1e6;
+    Connection {
+        // The connection has these itself.
+        labels: TcpLabels {
+            owner: None,
+            netns: None,
+            ..labels
+        },
+        owner: owner.name,
+        pid: owner.pid,
+        process: owner.process,
+        cgroup: owner.cgroup,
+        local: endpoint(record.local, record.local_port),
+        remote: endpoint(record.remote, record.remote_port),
+        state: state(record.state).to_owned(),
+        netns: record.netns,
+        age_seconds: (record.since_ns != 0)
+            .then(|| now_ns.saturating_sub(record.since_ns) as f64 / 1e9),
+        srtt_seconds: seconds(record.srtt_us),
+        min_rtt_seconds: (record.min_rtt_us != u32::MAX).then(|| seconds(record.min_rtt_us)),
+        cwnd_segments: record.snd_cwnd,
+        congestion: congestion(record.ca_state).to_owned(),
+        sent_bytes: record.sent_bytes,
+        received_bytes: record.received_bytes,
+        retransmits: u64::from(record.retransmits),
+    }
+}
+
+/// Name of a state of congestion control (`enum tcp_ca_state`).
+fn congestion(number: u8) -> &'static str {
+    const NAMES: [&str; 5] = ["open", "disorder", "cwr", "recovery", "loss"];
+    NAMES.get(usize::from(number)).unwrap_or(&"other")
+}
+
+/// Name of a TCP state (`include/net/tcp_states.h`).
+fn state(number: u8) -> &'static str {
+    match number {
+        1 => "ESTABLISHED",
+        4 => "FIN_WAIT1",
+        5 => "FIN_WAIT2",
+        8 => "CLOSE_WAIT",
+        9 => "LAST_ACK",
+        10 => "LISTEN",
+        11 => "CLOSING",
+        _ => "UNKNOWN",
+    }
+}
