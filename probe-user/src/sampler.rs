@@ -1,7 +1,7 @@
 //! The thread that owns the collector, and the way from it to the servers.
 //!
 //! It takes a snapshot at each interval and puts it where everybody can read it
-//! without waiting; live connections it reads when asked, all of them in about a
+//! without waiting; live connections it reads when waiting, all of them in about a
 //! second. Nothing else that a client does can hold it up.
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,12 +15,12 @@ use tokio::sync::{oneshot, watch};
 use crate::collector::Collector;
 use crate::model::{Connection, Snapshot};
 
-/// Live connections in one answer, unless another number is asked for.
+/// Live connections in one answer, unless another number is waiting for.
 pub const CONNECTIONS: usize = 1000;
-/// Largest number that may be asked for: about as many are remembered.
+/// Largest number that may be waiting for: about as many are remembered.
 pub const MAX_CONNECTIONS: usize = 100_000;
 /// Questions that may wait for the collector.
-const MAX_QUESTIONS: usize = 32;
+const MAX_WAITING: usize = 32;
 /// How long an answer about live connections may be given again, so that many
 /// clients do not make the kernel walk its table for each of them.
 const REUSE: Duration = Duration::from_millis(250);
@@ -32,14 +32,24 @@ const FRESH: Duration = Duration::from_secs(3);
 const START: Duration = Duration::from_secs(30);
 
 /// What snapshots are taken from.
-pub trait Source {
+pub trait SnapshotSource {
     /// Reads the counters once.
     fn snapshot(&mut self) -> anyhow::Result<Snapshot>;
     /// The largest live connections, at most `limit`.
     fn connections(&mut self, limit: usize) -> anyhow::Result<Vec<Connection>>;
+
+    /// A snapshot that lists the largest live connections, at most `limit`; with 0
+    /// it does not look for any.
+    fn snapshot_with(&mut self, limit: usize) -> anyhow::Result<Snapshot> {
+        let mut snapshot = self.snapshot()?;
+        if limit > 0 {
+            snapshot.connections = self.connections(limit)?;
+        }
+        Ok(snapshot)
+    }
 }
 
-impl Source for Collector {
+impl SnapshotSource for Collector {
     fn snapshot(&mut self) -> anyhow::Result<Snapshot> {
         Self::snapshot(self)
     }
@@ -83,16 +93,16 @@ type Answer = Result<Arc<Vec<Connection>>, String>;
 
 /// For live connections.
 #[derive(Debug)]
-struct Question {
+struct ConnectionsRequest {
     limit: usize,
     answer: oneshot::Sender<Answer>,
 }
 
 /// The reader's end: cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Feed {
+pub struct Sampler {
     latest: watch::Receiver<Option<Arc<Published>>>,
-    questions: SyncSender<Question>,
+    requests: SyncSender<ConnectionsRequest>,
     stale_after: Duration,
     started: Instant,
 }
@@ -114,7 +124,7 @@ pub enum Unavailable {
     Failed(String),
 }
 
-impl Feed {
+impl Sampler {
     /// The latest snapshot, if it is fresh.
     pub fn latest(&self) -> Result<Arc<Published>, Unavailable> {
         let latest = self.latest.borrow().clone().ok_or(Unavailable::Starting)?;
@@ -144,8 +154,8 @@ impl Feed {
     pub async fn connections(&self, limit: usize) -> Result<Arc<Vec<Connection>>, Unavailable> {
         let limit = limit.min(MAX_CONNECTIONS);
         let (answer, wait) = oneshot::channel();
-        self.questions
-            .try_send(Question { limit, answer })
+        self.requests
+            .try_send(ConnectionsRequest { limit, answer })
             .map_err(|_| Unavailable::Busy)?;
         wait.await
             .map_err(|_| Unavailable::Busy)?
@@ -155,25 +165,25 @@ impl Feed {
 
 /// The thread's end.
 #[derive(Debug)]
-pub struct Worker {
+pub struct SamplerThread {
     stop: Arc<AtomicBool>,
-    wake: SyncSender<Question>,
+    wake: SyncSender<ConnectionsRequest>,
     done: oneshot::Receiver<anyhow::Result<()>>,
 }
 
-impl Worker {
+impl SamplerThread {
     /// Asks the thread to detach everything and end.
     pub fn stop(&self) {
         self.stop.store(true, Ordering::Release);
         // A full channel means that it is awake already.
-        let _ = self.wake.try_send(Question {
+        let _ = self.wake.try_send(ConnectionsRequest {
             limit: 0,
             answer: oneshot::channel().0,
         });
     }
 
     /// Waits for the end of the thread: with an error if the source could not
-    /// be started, or if the thread ended without having been asked to.
+    /// be started, or if the thread ended without having been waiting to.
     pub async fn ended(&mut self) -> anyhow::Result<()> {
         match (&mut self.done).await {
             Ok(result) => result,
@@ -183,12 +193,12 @@ impl Worker {
 }
 
 /// Starts the thread; `start` runs on it.
-pub fn spawn<S: Source>(
+pub fn spawn<S: SnapshotSource>(
     interval: Duration,
     start: impl FnOnce() -> anyhow::Result<S> + Send + 'static,
-) -> anyhow::Result<(Feed, Worker)> {
+) -> anyhow::Result<(Sampler, SamplerThread)> {
     let (publish, latest) = watch::channel(None);
-    let (questions, asked) = sync_channel(MAX_QUESTIONS);
+    let (requests, waiting) = sync_channel(MAX_WAITING);
     let (done, ended) = oneshot::channel();
     let stop = Arc::new(AtomicBool::new(false));
     let stopped = Arc::clone(&stop);
@@ -197,31 +207,31 @@ pub fn spawn<S: Source>(
         .spawn(move || {
             let result = start().map(|source| {
                 // The source is dropped, and everything detached, before `done`.
-                run(source, interval, &publish, &asked, &stopped);
+                run(source, interval, &publish, &waiting, &stopped);
             });
             let _ = done.send(result);
         })
         .context("cannot start the collector's thread")?;
     Ok((
-        Feed {
+        Sampler {
             latest,
-            questions: questions.clone(),
+            requests: requests.clone(),
             stale_after: FRESH.max(interval * MISSED),
             started: Instant::now(),
         },
-        Worker {
+        SamplerThread {
             stop,
-            wake: questions,
+            wake: requests,
             done: ended,
         },
     ))
 }
 
-fn run<S: Source>(
+fn run<S: SnapshotSource>(
     mut source: S,
     interval: Duration,
     publish: &watch::Sender<Option<Arc<Published>>>,
-    asked: &Receiver<Question>,
+    waiting: &Receiver<ConnectionsRequest>,
     stop: &AtomicBool,
 ) {
     let mut next = Instant::now();
@@ -247,8 +257,8 @@ fn run<S: Source>(
             next = (next + interval).max(Instant::now());
             continue;
         }
-        match asked.recv_timeout(next - now) {
-            Ok(Question { limit, answer }) if !answer.is_closed() => {
+        match waiting.recv_timeout(next - now) {
+            Ok(ConnectionsRequest { limit, answer }) if !answer.is_closed() => {
                 let reusable = recent
                     .take()
                     .filter(|(at, most, _)| at.elapsed() < REUSE && *most >= limit);
@@ -294,18 +304,19 @@ pub(crate) mod fake {
             Ok(Running(self.clone()))
         }
 
-        pub fn spawn(&self, interval: Duration) -> (Feed, Worker) {
+        pub fn spawn(&self, interval: Duration) -> (Sampler, SamplerThread) {
             let fake = self.clone();
             spawn(interval, move || fake.start()).unwrap()
         }
     }
 
-    impl Source for Running {
+    impl SnapshotSource for Running {
         fn snapshot(&mut self) -> anyhow::Result<Snapshot> {
             std::thread::sleep(self.0.delay);
             anyhow::ensure!(!self.0.failing.load(Ordering::Relaxed), "told to fail");
             let n = self.0.snapshots.fetch_add(1, Ordering::Relaxed);
             let mut snapshot = crate::model::sample::snapshot();
+            snapshot.connections.clear();
             snapshot.tcp[0].opened = n;
             Ok(snapshot)
         }
@@ -346,70 +357,70 @@ mod tests {
     #[test]
     fn snapshots_follow_each_other_and_stop_drops_the_source() {
         let fake = Fake::default();
-        let (feed, mut worker) = fake.spawn(TICK);
+        let (sampler, mut thread) = fake.spawn(TICK);
         block(async {
-            assert!(feed.first().await);
-            let first = feed.latest().unwrap().snapshot.tcp[0].opened;
+            assert!(sampler.first().await);
+            let first = sampler.latest().unwrap().snapshot.tcp[0].opened;
             tokio::time::sleep(TICK * 20).await;
-            assert!(feed.latest().unwrap().snapshot.tcp[0].opened > first);
+            assert!(sampler.latest().unwrap().snapshot.tcp[0].opened > first);
             assert!(!fake.dropped.load(Ordering::Acquire));
-            worker.stop();
-            worker.ended().await.unwrap();
+            thread.stop();
+            thread.ended().await.unwrap();
             assert!(fake.dropped.load(Ordering::Acquire));
-            assert_eq!(feed.connections(1).await, Err(Unavailable::Busy));
+            assert_eq!(sampler.connections(1).await, Err(Unavailable::Busy));
         });
     }
 
     #[test]
     fn the_thread_stops_at_once_even_with_a_long_interval() {
-        let (feed, mut worker) = Fake::default().spawn(Duration::from_secs(60));
+        let (sampler, mut thread) = Fake::default().spawn(Duration::from_secs(60));
         block(async {
-            assert!(feed.first().await);
-            worker.stop();
-            let ended = tokio::time::timeout(Duration::from_secs(5), worker.ended());
+            assert!(sampler.first().await);
+            thread.stop();
+            let ended = tokio::time::timeout(Duration::from_secs(5), thread.ended());
             ended.await.unwrap().unwrap();
         });
     }
 
     #[test]
     fn a_start_that_fails_is_the_error_of_the_thread() {
-        let (feed, mut worker) = spawn(TICK, || {
+        let (sampler, mut thread) = spawn(TICK, || {
             anyhow::bail!("no BTF") as anyhow::Result<fake::Running>
         })
         .unwrap();
         block(async {
-            assert!(!feed.first().await);
-            assert_eq!(worker.ended().await.unwrap_err().to_string(), "no BTF");
+            assert!(!sampler.first().await);
+            assert_eq!(thread.ended().await.unwrap_err().to_string(), "no BTF");
         });
-        assert_eq!(feed.latest().unwrap_err(), Unavailable::Starting);
-        assert_eq!(feed.health(), Ok(()));
+        assert_eq!(sampler.latest().unwrap_err(), Unavailable::Starting);
+        assert_eq!(sampler.health(), Ok(()));
     }
 
     #[test]
     fn a_source_that_fails_makes_the_snapshot_stale_and_recovers() {
         let fake = Fake::default();
-        let (mut feed, _worker) = fake.spawn(TICK);
-        feed.stale_after = TICK * 5;
+        let (mut sampler, _thread) = fake.spawn(TICK);
+        sampler.stale_after = TICK * 5;
         block(async {
-            assert!(feed.first().await);
+            assert!(sampler.first().await);
             fake.failing.store(true, Ordering::Relaxed);
             tokio::time::sleep(TICK * 20).await;
-            assert!(matches!(feed.latest(), Err(Unavailable::Stale(_))));
-            assert!(matches!(feed.health(), Err(Unavailable::Stale(_))));
+            assert!(matches!(sampler.latest(), Err(Unavailable::Stale(_))));
+            assert!(matches!(sampler.health(), Err(Unavailable::Stale(_))));
             fake.failing.store(false, Ordering::Relaxed);
-            feed.stale_after = Duration::from_secs(5);
+            sampler.stale_after = Duration::from_secs(5);
             tokio::time::sleep(TICK * 20).await;
-            assert!(feed.latest().is_ok());
+            assert!(sampler.latest().is_ok());
         });
     }
 
     #[test]
     fn a_question_for_more_than_was_read_is_a_read() {
         let fake = Fake::default();
-        let (feed, _worker) = fake.spawn(Duration::from_secs(60));
+        let (sampler, _thread) = fake.spawn(Duration::from_secs(60));
         block(async {
             for limit in [1, 2, 3] {
-                let connections = feed.connections(limit).await.unwrap();
+                let connections = sampler.connections(limit).await.unwrap();
                 assert_eq!(connections.len(), limit);
             }
         });
@@ -419,10 +430,10 @@ mod tests {
     #[test]
     fn many_questions_are_one_read() {
         let fake = Fake::default();
-        let (feed, _worker) = fake.spawn(Duration::from_secs(60));
+        let (sampler, _thread) = fake.spawn(Duration::from_secs(60));
         block(async {
             for _ in 0..20 {
-                let connections = feed.connections(1).await.unwrap();
+                let connections = sampler.connections(1).await.unwrap();
                 assert_eq!(connections[0].local, "192.0.2.1:80");
             }
         });
@@ -436,14 +447,15 @@ mod tests {
             delay: Duration::from_millis(500),
             ..Fake::default()
         };
-        let (feed, _worker) = fake.spawn(Duration::from_secs(60));
+        let (sampler, _thread) = fake.spawn(Duration::from_secs(60));
         let mut waiting = Vec::new();
-        let refused = (0..MAX_QUESTIONS + 5)
+        let refused = (0..MAX_WAITING + 5)
             .filter(|_| {
                 let (answer, wait) = oneshot::channel();
                 waiting.push(wait);
-                feed.questions
-                    .try_send(Question { limit: 1, answer })
+                sampler
+                    .requests
+                    .try_send(ConnectionsRequest { limit: 1, answer })
                     .is_err()
             })
             .count();

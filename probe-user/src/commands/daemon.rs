@@ -11,7 +11,7 @@ use super::signals::Signals;
 use crate::cli::DaemonArgs;
 use crate::config::Config;
 use crate::logging;
-use crate::sampler::{self, Source, Worker};
+use crate::sampler::{self, SamplerThread, SnapshotSource};
 use crate::serve::unix::endpoint::Endpoint;
 use crate::serve::{http, unix};
 
@@ -20,7 +20,7 @@ use crate::serve::{http, unix};
 const DETACH: Duration = Duration::from_millis(1500);
 
 /// Runs until it is told to end; `start` loads and attaches what it collects from.
-pub fn run<S: Source + 'static>(
+pub fn run<S: SnapshotSource + 'static>(
     args: &DaemonArgs,
     start: fn(&Config) -> anyhow::Result<S>,
 ) -> anyhow::Result<ExitCode> {
@@ -40,7 +40,7 @@ pub fn run<S: Source + 'static>(
     result
 }
 
-async fn serve<S: Source + 'static>(
+async fn serve<S: SnapshotSource + 'static>(
     config: Config,
     start: fn(&Config) -> anyhow::Result<S>,
 ) -> anyhow::Result<ExitCode> {
@@ -51,7 +51,7 @@ async fn serve<S: Source + 'static>(
     let listener = UnixListener::from_std(endpoint.bind()?).context("cannot use the socket")?;
 
     let interval = config.daemon.snapshot_interval;
-    let place = match &http {
+    let endpoints = match &http {
         Some(http) => format!(
             "{} and http://{}",
             config.daemon.socket.display(),
@@ -59,43 +59,43 @@ async fn serve<S: Source + 'static>(
         ),
         None => config.daemon.socket.display().to_string(),
     };
-    let (feed, mut worker) = sampler::spawn(interval, move || start(&config))?;
+    let (sampler, mut thread) = sampler::spawn(interval, move || start(&config))?;
 
     let servers = async {
-        tokio::join!(unix::server::serve(listener, feed.clone()), async {
+        tokio::join!(unix::server::serve(listener, sampler.clone()), async {
             if let Some(http) = http {
-                http::serve(http, feed.clone()).await;
+                http::serve(http, sampler.clone()).await;
             }
         });
     };
     let ready = async {
-        if feed.first().await {
+        if sampler.first().await {
             // What cannot start says one thing only.
             if let Some(advice) = endpoint.advice() {
                 tracing::warn!("{advice}");
             }
-            tracing::info!("ready: {place}");
+            tracing::info!("ready: {endpoints}");
         }
         std::future::pending::<()>().await;
     };
     tokio::select! {
         () = servers => {}
         () = ready => {}
-        result = worker.ended() => {
+        result = thread.ended() => {
             result?;
             anyhow::bail!("the collector stopped unexpectedly: this is a bug");
         }
         _ = signals.end() => {}
     }
-    detach(&mut worker, &mut signals).await
+    detach(&mut thread, &mut signals).await
 }
 
 /// Ends the collector, for as long as there is patience for it.
-async fn detach(worker: &mut Worker, signals: &mut Signals) -> anyhow::Result<ExitCode> {
+async fn detach(thread: &mut SamplerThread, signals: &mut Signals) -> anyhow::Result<ExitCode> {
     tracing::info!("detaching");
-    worker.stop();
+    thread.stop();
     tokio::select! {
-        result = tokio::time::timeout(DETACH, worker.ended()) => match result {
+        result = tokio::time::timeout(DETACH, thread.ended()) => match result {
             Ok(result) => result?,
             Err(_) => tracing::warn!("the collector is busy: leaving the rest to the kernel"),
         },

@@ -32,7 +32,7 @@ pub fn run(args: &ExporterArgs) -> anyhow::Result<ExitCode> {
             "ready: http://{}",
             listener.local_addr().context("cannot use the address")?
         );
-        let daemon = Remote::new(args.socket.clone());
+        let daemon = DaemonClient::new(args.socket.clone());
         tokio::select! {
             () = http::serve(listener, daemon) => {}
             _ = signals.end() => {}
@@ -44,7 +44,7 @@ pub fn run(args: &ExporterArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// The daemon at the other end of the socket.
-struct Remote {
+struct DaemonClient {
     socket: PathBuf,
     last: Mutex<Last>,
 }
@@ -57,7 +57,7 @@ struct Last {
     up: Option<bool>,
 }
 
-impl Remote {
+impl DaemonClient {
     fn new(socket: PathBuf) -> Self {
         Self {
             socket,
@@ -66,7 +66,7 @@ impl Remote {
     }
 }
 
-impl http::Origin for Remote {
+impl http::LatestSnapshot for DaemonClient {
     /// Asks the daemon. Those who ask while another one waits share the next
     /// answer: nobody gets a snapshot that was asked for before he asked.
     async fn latest(&self) -> Result<Arc<Snapshot>, String> {
@@ -108,22 +108,22 @@ mod tests {
 
     use super::*;
     use crate::sampler::fake::{Fake, block};
-    use crate::serve::http::Origin;
+    use crate::serve::http::LatestSnapshot;
     use crate::serve::unix::server;
 
     #[test]
     fn the_daemon_comes_and_goes_and_no_old_snapshot_is_shown() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("x.sock");
-        let remote = Remote::new(path.clone());
+        let remote = DaemonClient::new(path.clone());
         let fake = Fake::default();
-        let (feed, _worker) = fake.spawn(Duration::from_millis(10));
+        let (sampler, _thread) = fake.spawn(Duration::from_millis(10));
         block(async {
             let error = remote.latest().await.unwrap_err();
             assert!(error.contains("no daemon"), "{error}");
 
             let listener = UnixListener::bind(&path).unwrap();
-            let daemon = tokio::spawn(server::serve(listener, feed.clone()));
+            let daemon = tokio::spawn(server::serve(listener, sampler.clone()));
             let first = remote.latest().await.unwrap();
             tokio::time::sleep(Duration::from_millis(100)).await;
             let second = remote.latest().await.unwrap();
@@ -136,7 +136,7 @@ mod tests {
 
             std::fs::remove_file(&path).unwrap();
             let listener = UnixListener::bind(&path).unwrap();
-            tokio::spawn(server::serve(listener, feed));
+            tokio::spawn(server::serve(listener, sampler));
             assert!(remote.latest().await.is_ok());
         });
         assert!(fake.snapshots.load(Ordering::Relaxed) > 1);
@@ -146,13 +146,13 @@ mod tests {
     fn many_scrapes_at_once_are_few_questions() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("x.sock");
-        let remote = Remote::new(path.clone());
-        let (feed, _worker) = Fake::default().spawn(Duration::from_secs(60));
+        let remote = DaemonClient::new(path.clone());
+        let (sampler, _thread) = Fake::default().spawn(Duration::from_secs(60));
         block(async {
-            assert!(feed.first().await);
+            assert!(sampler.first().await);
             let listener = UnixListener::bind(&path).unwrap();
             // A daemon that counts its clients.
-            let (pass, inner) = (directory.path().join("y.sock"), feed);
+            let (pass, inner) = (directory.path().join("y.sock"), sampler);
             let behind = UnixListener::bind(&pass).unwrap();
             tokio::spawn(server::serve(behind, inner));
             let count = tokio::spawn(async move {

@@ -11,7 +11,7 @@ use super::stdout::print;
 use crate::cli::TopArgs;
 use crate::config::Config;
 use crate::logging;
-use crate::sampler::Source;
+use crate::sampler::SnapshotSource;
 use crate::table::Style;
 use crate::top::{once, poll, terminal};
 
@@ -25,7 +25,7 @@ const INTERVALS: std::ops::RangeInclusive<Duration> =
 
 /// Shows the live view, or prints one report; `start` loads the programs where
 /// there is no daemon.
-pub fn run<S: Source + Send + 'static>(
+pub fn run<S: SnapshotSource + Send + 'static>(
     args: &TopArgs,
     start: fn(&Config) -> anyhow::Result<S>,
 ) -> anyhow::Result<ExitCode> {
@@ -46,24 +46,26 @@ pub fn run<S: Source + Send + 'static>(
         .to_string_lossy()
         .into_owned();
     let limit = args.limit as usize;
-    let mut feed = poll::open(&config, start)?;
+    let mut input = poll::open(&config, start)?;
     if !args.once {
-        terminal::run(feed, host, args.interval, limit)?;
+        terminal::run(input, host, args.interval, limit)?;
         return Ok(ExitCode::SUCCESS);
     }
-    if feed.is_new() {
+    if input.is_new {
         thread::sleep(args.interval);
     }
-    let snapshot = feed.fetch(if args.json { limit } else { 0 })?;
+    let snapshot = input
+        .source
+        .snapshot_with(if args.json { limit } else { 0 })?;
     let age = terminal::now_seconds() - snapshot.timestamp_seconds;
     if age > OLD_SECONDS {
         eprintln!(
             "warning: the snapshot of the {} is {age:.0} s old",
-            feed.origin()
+            input.description
         );
     }
     // What was loaded for this is detached before anything is printed.
-    drop(feed);
+    drop(input);
     let text = if args.json {
         let mut text = serde_json::to_string_pretty(&snapshot).context("cannot write JSON")?;
         text.push('\n');

@@ -3,7 +3,7 @@
 use ratatui::crossterm::event::{KeyCode, KeyEvent};
 
 use super::keys::{self, Action};
-use super::tables::{self, Source};
+use super::tables::{self, TableInput};
 use crate::model::Snapshot;
 use crate::model::delta::Delta;
 use crate::table::Style;
@@ -32,20 +32,20 @@ impl Screen {
     }
 
     /// Its tables: the first can be sorted and moved in, the others stand below.
-    pub fn tables(self, source: Source<'_>) -> (Table, Vec<Table>) {
+    pub fn tables(self, input: TableInput<'_>) -> (Table, Vec<Table>) {
         match self {
-            Self::Services => (tables::services(source), vec![tables::listeners(source)]),
+            Self::Services => (tables::services(input), vec![tables::listeners(input)]),
             Self::Flows => {
                 let mut below = Vec::new();
-                if !source.now.devices.is_empty() {
-                    below = vec![tables::devices(source), tables::packet_flows(source)];
+                if !input.now.devices.is_empty() {
+                    below = vec![tables::devices(input), tables::packet_flows(input)];
                 }
-                (tables::connections(source), below)
+                (tables::connections(input), below)
             }
-            Self::Drops => (tables::drops(source), vec![tables::resets(source)]),
+            Self::Drops => (tables::drops(input), vec![tables::resets(input)]),
             Self::Cost => (
-                tables::programs(source),
-                vec![tables::lost(source), tables::maps(source)],
+                tables::programs(input),
+                vec![tables::lost(input), tables::maps(input)],
             ),
         }
     }
@@ -53,7 +53,7 @@ impl Screen {
 
 /// What is remembered for each screen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Place {
+pub struct ScreenState {
     /// Column to sort by, where another than the table's own was chosen.
     pub sort: Option<usize>,
     /// Whether the order is reversed.
@@ -100,7 +100,7 @@ pub struct AppState {
     /// The screen.
     pub screen: Screen,
     /// Of each screen.
-    pub places: [Place; 4],
+    pub screens: [ScreenState; 4],
     /// Only rows that contain it are shown.
     pub filter: String,
     /// Whether the filter is being typed.
@@ -152,7 +152,7 @@ impl AppState {
             interval_seconds,
             now_seconds: 0.0,
             screen: Screen::Services,
-            places: [Place::default(); 4],
+            screens: [ScreenState::default(); 4],
             filter: String::new(),
             typing: false,
             help: false,
@@ -167,28 +167,28 @@ impl AppState {
         self.held.as_ref().unwrap_or(&self.latest).as_ref()
     }
 
-    /// The place on the current screen.
-    pub fn place(&self) -> Place {
-        self.places[self.screen as usize]
+    /// The state on the current screen.
+    pub fn screen_state(&self) -> ScreenState {
+        self.screens[self.screen as usize]
     }
 
     /// The tables of the current screen, the first filtered and sorted.
     pub fn tables(&self) -> Option<Tables> {
         let seen = self.shown()?;
-        let source = Source::rates(&seen.snapshot, seen.change.as_ref());
-        let (mut main, mut below) = self.screen.tables(source);
+        let input = TableInput::rates(&seen.snapshot, seen.change.as_ref());
+        let (mut main, mut below) = self.screen.tables(input);
         if self.screen == Screen::Flows && !seen.connections {
             main.empty = "connections are not read yet";
         }
         main.retain(&self.filter);
-        let place = self.place();
-        let sorted = place
+        let state = self.screen_state();
+        let sorted = state
             .sort
             .or(main.sort)
-            .map(|column| (column, place.reverse));
+            .map(|column| (column, state.reverse));
         match sorted {
             Some((column, reverse)) => main.sort_by(column, reverse),
-            None if place.reverse => main.rows.reverse(),
+            None if state.reverse => main.rows.reverse(),
             None => {}
         }
         for table in &mut below {
@@ -248,7 +248,7 @@ impl AppState {
             KeyCode::Char(c) if !c.is_control() => self.filter.push(c),
             _ => {}
         }
-        self.places[self.screen as usize].selected = 0;
+        self.screens[self.screen as usize].selected = 0;
     }
 
     fn act(&mut self, action: Action, code: KeyCode) -> Option<Effect> {
@@ -269,17 +269,17 @@ impl AppState {
             Action::Previous => return self.go(self.screen as usize + screens - 1),
             Action::Move(by) => {
                 let last = rows(self).saturating_sub(1);
-                let place = &mut self.places[self.screen as usize];
-                place.selected = place.selected.min(last).saturating_add_signed(by).min(last);
+                let state = &mut self.screens[self.screen as usize];
+                state.selected = state.selected.min(last).saturating_add_signed(by).min(last);
             }
-            Action::First => self.places[self.screen as usize].selected = 0,
+            Action::First => self.screens[self.screen as usize].selected = 0,
             Action::Last => {
-                self.places[self.screen as usize].selected = rows(self).saturating_sub(1);
+                self.screens[self.screen as usize].selected = rows(self).saturating_sub(1);
             }
             Action::Sort => self.sort_next(),
             Action::Reverse => {
-                let place = &mut self.places[self.screen as usize];
-                place.reverse = !place.reverse;
+                let state = &mut self.screens[self.screen as usize];
+                state.reverse = !state.reverse;
             }
             Action::Filter => {
                 self.typing = true;
@@ -309,9 +309,9 @@ impl AppState {
             return;
         };
         let next = sorted.map_or(0, |(column, _)| column + 1) % main.headings.len().max(1);
-        let place = &mut self.places[self.screen as usize];
-        place.sort = Some(next);
-        place.reverse = false;
+        let state = &mut self.screens[self.screen as usize];
+        state.sort = Some(next);
+        state.reverse = false;
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::health;
-use super::tables::{self, Source};
+use super::tables::{self, TableInput};
 use crate::model::Snapshot;
 use crate::table::Style;
 use crate::table::Table;
@@ -14,7 +14,7 @@ const MAX_FLOWS: usize = 10;
 
 /// The report. Sections with nothing in them say so.
 pub fn report(snapshot: &Snapshot, host: &str, style: Style) -> String {
-    let source = Source::totals(snapshot);
+    let input = TableInput::totals(snapshot);
     let mut text = format!(
         "edgeprobe {} on {host}, Linux {}, totals of {}\n",
         snapshot.version,
@@ -25,15 +25,15 @@ pub fn report(snapshot: &Snapshot, host: &str, style: Style) -> String {
         let _ = writeln!(text, "! {}", problem.replace(char::is_control, " "));
     }
     let mut tables = vec![
-        tables::services(source),
-        tables::drops(source),
-        tables::resets(source),
-        tables::listeners(source),
-        tables::lost(source),
-        tables::devices(source),
+        tables::services(input),
+        tables::drops(input),
+        tables::resets(input),
+        tables::listeners(input),
+        tables::lost(input),
+        tables::devices(input),
     ];
     if !snapshot.devices.is_empty() {
-        let mut flows = tables::packet_flows(source);
+        let mut flows = tables::packet_flows(input);
         flows.rows.truncate(MAX_FLOWS);
         tables.push(flows);
     }
@@ -44,8 +44,8 @@ pub fn report(snapshot: &Snapshot, host: &str, style: Style) -> String {
     let share = (watched > 0.0).then(|| snapshot.process.cpu_seconds / watched);
     let cost = cost(snapshot, share, "since its start", style);
     let _ = writeln!(text, "\nown cost\n  {cost}");
-    section(&mut text, &tables::programs(source), style);
-    section(&mut text, &tables::maps(source), style);
+    section(&mut text, &tables::programs(input), style);
+    section(&mut text, &tables::maps(input), style);
     text
 }
 

@@ -9,8 +9,8 @@ use nix::unistd::Uid;
 
 use super::app::Message;
 use crate::config::Config;
-use crate::model::Snapshot;
-use crate::sampler::{CONNECTIONS, Source};
+use crate::model::{Connection, Snapshot};
+use crate::sampler::{CONNECTIONS, SnapshotSource};
 use crate::serve::unix::{self, Request};
 
 /// How long the daemon may take to answer.
@@ -18,24 +18,28 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 /// The same where more connections than usual are asked for.
 const LONG: Duration = Duration::from_secs(20);
 
-/// Gives snapshots.
-pub trait Feed: Send {
-    /// The latest snapshot, with that many live connections at most.
-    fn fetch(&mut self, connections: usize) -> anyhow::Result<Snapshot>;
-    /// What it is, in a few words.
-    fn origin(&self) -> String;
+/// What the view is fed with.
+pub struct Input {
+    /// Gives the snapshots.
+    pub source: Box<dyn SnapshotSource + Send>,
+    /// What that is, in a few words.
+    pub description: String,
     /// Whether it began to count only now.
-    fn is_new(&self) -> bool;
+    pub is_new: bool,
 }
 
 /// The daemon's socket if a daemon answers there, else what `start` loads.
-pub fn open<S: Source + Send + 'static>(
+pub fn open<S: SnapshotSource + Send + 'static>(
     config: &Config,
     start: fn(&Config) -> anyhow::Result<S>,
-) -> anyhow::Result<Box<dyn Feed>> {
+) -> anyhow::Result<Input> {
     let path = &config.daemon.socket;
     match unix::fetch(path, Request::default(), TIMEOUT) {
-        Ok(_) => Ok(Box::new(Daemon(path.clone()))),
+        Ok(_) => Ok(Input {
+            source: Box::new(DaemonSource(path.clone())),
+            description: format!("daemon on {}", path.display()),
+            is_new: false,
+        }),
         Err(unix::Error::NotRunning { .. }) => {
             let source = start(config).with_context(|| {
                 let hint = if Uid::effective().is_root() {
@@ -46,50 +50,33 @@ pub fn open<S: Source + Send + 'static>(
                 let path = path.display();
                 format!("no daemon on {path}, and standing alone{hint} failed")
             })?;
-            Ok(Box::new(Alone(source)))
+            Ok(Input {
+                source: Box::new(source),
+                description: "standing alone".to_owned(),
+                is_new: true,
+            })
         }
         Err(error) => Err(error.into()),
     }
 }
 
-struct Daemon(PathBuf);
+/// The daemon that serves this socket.
+struct DaemonSource(PathBuf);
 
-impl Feed for Daemon {
-    fn fetch(&mut self, connections: usize) -> anyhow::Result<Snapshot> {
-        let patience = if connections > CONNECTIONS {
-            LONG
-        } else {
-            TIMEOUT
-        };
-        Ok(unix::fetch(&self.0, Request { connections }, patience)?)
+impl SnapshotSource for DaemonSource {
+    fn snapshot(&mut self) -> anyhow::Result<Snapshot> {
+        self.snapshot_with(0)
     }
 
-    fn origin(&self) -> String {
-        format!("daemon on {}", self.0.display())
+    fn connections(&mut self, limit: usize) -> anyhow::Result<Vec<Connection>> {
+        Ok(self.snapshot_with(limit)?.connections)
     }
 
-    fn is_new(&self) -> bool {
-        false
-    }
-}
-
-struct Alone<S>(S);
-
-impl<S: Source + Send> Feed for Alone<S> {
-    fn fetch(&mut self, connections: usize) -> anyhow::Result<Snapshot> {
-        let mut snapshot = self.0.snapshot()?;
-        if connections > 0 {
-            snapshot.connections = self.0.connections(connections)?;
-        }
-        Ok(snapshot)
-    }
-
-    fn origin(&self) -> String {
-        "standing alone".to_owned()
-    }
-
-    fn is_new(&self) -> bool {
-        true
+    /// One request for both.
+    fn snapshot_with(&mut self, limit: usize) -> anyhow::Result<Snapshot> {
+        let patience = if limit > CONNECTIONS { LONG } else { TIMEOUT };
+        let request = Request { connections: limit };
+        Ok(unix::fetch(&self.0, request, patience)?)
     }
 }
 
@@ -97,7 +84,7 @@ impl<S: Source + Send> Feed for Alone<S> {
 /// from `connections` says whether to ask for live connections, `limit` of them;
 /// if so, the next snapshot is sent at once.
 pub fn run(
-    mut feed: Box<dyn Feed>,
+    mut source: Box<dyn SnapshotSource + Send>,
     interval: Duration,
     limit: usize,
     connections: &Receiver<bool>,
@@ -106,7 +93,7 @@ pub fn run(
     let mut wanted = false;
     loop {
         let next = Instant::now() + interval;
-        let message = match feed.fetch(if wanted { limit } else { 0 }) {
+        let message = match source.snapshot_with(if wanted { limit } else { 0 }) {
             Ok(snapshot) => Message::Snapshot {
                 snapshot: Box::new(snapshot),
                 connections: wanted,
@@ -142,26 +129,25 @@ mod tests {
     /// Fails on its second call.
     struct Fake(u32);
 
-    impl Feed for Fake {
-        fn fetch(&mut self, connections: usize) -> anyhow::Result<Snapshot> {
+    impl SnapshotSource for Fake {
+        fn snapshot(&mut self) -> anyhow::Result<Snapshot> {
             self.0 += 1;
             anyhow::ensure!(self.0 != 2, "gone");
-            let mut snapshot = sample::snapshot();
-            snapshot.connections.truncate(connections);
-            Ok(snapshot)
+            Ok(Snapshot {
+                connections: Vec::new(),
+                ..sample::snapshot()
+            })
         }
 
-        fn origin(&self) -> String {
-            String::new()
-        }
-
-        fn is_new(&self) -> bool {
-            false
+        fn connections(&mut self, limit: usize) -> anyhow::Result<Vec<Connection>> {
+            let mut connections = sample::snapshot().connections;
+            connections.truncate(limit);
+            Ok(connections)
         }
     }
 
     #[test]
-    fn the_feed_goes_on_after_a_failure_and_ends_when_hung_up_on() {
+    fn polling_goes_on_after_a_failure_and_ends_when_hung_up_on() {
         let (connections, wanted) = channel();
         let (sender, messages) = channel();
         let worker = thread::spawn(move || {

@@ -13,7 +13,7 @@ use crate::table::{Basis, Column, Table, columns};
 
 /// What the tables are made of.
 #[derive(Clone, Copy)]
-pub struct Source<'a> {
+pub struct TableInput<'a> {
     /// The latest snapshot.
     pub now: &'a Snapshot,
     /// What happened since the one before; `None` also where totals are shown.
@@ -22,7 +22,7 @@ pub struct Source<'a> {
     pub basis: Basis,
 }
 
-impl<'a> Source<'a> {
+impl<'a> TableInput<'a> {
     /// Totals since the start.
     pub fn totals(now: &'a Snapshot) -> Self {
         Self {
@@ -46,12 +46,12 @@ impl<'a> Source<'a> {
         &self,
         items: &'a [T],
         changes: impl Fn(&'a Delta) -> &'a [Option<u64>],
-    ) -> Vec<Counted<'a, T>> {
+    ) -> Vec<CountedRow<'a, T>> {
         let changes = self.change.map(changes).unwrap_or_default();
         items
             .iter()
             .enumerate()
-            .map(|(i, item)| Counted {
+            .map(|(i, item)| CountedRow {
                 item,
                 change: changes.get(i).copied().flatten(),
             })
@@ -60,7 +60,7 @@ impl<'a> Source<'a> {
 }
 
 /// A row with one counter.
-struct Counted<'a, T> {
+struct CountedRow<'a, T> {
     item: &'a T,
     change: Option<u64>,
 }
@@ -94,14 +94,14 @@ fn number(number: Option<u32>) -> Value {
     number.map_or(Value::Missing, |number| text(&number.to_string()))
 }
 
-struct Service<'a> {
+struct ServiceRow<'a> {
     total: &'a TcpSeries,
     change: Option<&'a TcpSeries>,
     resets: u64,
     resets_change: Option<u64>,
 }
 
-impl Service<'_> {
+impl ServiceRow<'_> {
     fn counter(&self, basis: Basis, count: fn(&TcpSeries) -> u64) -> Value {
         basis.counter(count(self.total), self.change.map(count))
     }
@@ -142,8 +142,8 @@ fn data_retransmits(series: &TcpSeries) -> u64 {
 }
 
 /// TCP by side, service and peer.
-pub fn services(source: Source<'_>) -> Table {
-    let columns: &[Column<Service<'_>>] = columns![Service<'_>;
+pub fn services(input: TableInput<'_>) -> Table {
+    let columns: &[Column<ServiceRow<'_>>] = columns![ServiceRow<'_>;
         "side" Plain 1 |s, _| text(&s.total.labels.side);
         "svc" Plain 0 |s, _| text(&s.total.labels.svc);
         "peer" Plain 1 |s, _| text(&s.total.labels.peer);
@@ -168,12 +168,12 @@ pub fn services(source: Source<'_>) -> Table {
         "out" Counter 5 |s, b| s.bytes(b, |s| s.sent_bytes);
     ];
     let mut resets: HashMap<_, (u64, Option<u64>)> = HashMap::new();
-    for row in source.rows(&source.now.resets, |change| &change.resets) {
+    for row in input.rows(&input.now.resets, |change| &change.resets) {
         let (total, change) = resets.entry(&row.item.labels).or_insert((0, Some(0)));
         *total += row.item.count;
         *change = change.zip(row.change).map(|(a, b)| a + b);
     }
-    let mut rows: Vec<Service<'_>> = source
+    let mut rows: Vec<ServiceRow<'_>> = input
         .now
         .tcp
         .iter()
@@ -182,10 +182,10 @@ pub fn services(source: Source<'_>) -> Table {
             let (resets, resets_change) = resets
                 .get(&total.labels)
                 .copied()
-                .unwrap_or((0, source.change.map(|_| 0)));
-            Service {
+                .unwrap_or((0, input.change.map(|_| 0)));
+            ServiceRow {
                 total,
-                change: source.change.and_then(|c| c.tcp.get(i)?.as_ref()),
+                change: input.change.and_then(|c| c.tcp.get(i)?.as_ref()),
                 resets,
                 resets_change,
             }
@@ -194,12 +194,12 @@ pub fn services(source: Source<'_>) -> Table {
     rows.sort_by_key(|row| std::cmp::Reverse((row.total.opened, row.total.open)));
     let empty = "no TCP connection seen yet";
     // These labels are there only where the configuration asks for them.
-    Table::build("services", empty, "opened", columns, &rows, source.basis)
+    Table::build("services", empty, "opened", columns, &rows, input.basis)
         .without_empty(&["owner", "netns"])
 }
 
 /// Connections that are open now.
-pub fn connections(source: Source<'_>) -> Table {
+pub fn connections(input: TableInput<'_>) -> Table {
     let columns: &[Column<&Connection>] = columns![&Connection;
         "local" Plain 1 |c, _| text(&c.local);
         "remote" Plain 0 |c, _| text(&c.remote);
@@ -220,30 +220,30 @@ pub fn connections(source: Source<'_>) -> Table {
         "in" Plain 2 |c, _| Value::Bytes(c.received_bytes);
         "out" Plain 2 |c, _| Value::Bytes(c.sent_bytes);
     ];
-    let mut rows: Vec<&Connection> = source.now.connections.iter().collect();
+    let mut rows: Vec<&Connection> = input.now.connections.iter().collect();
     rows.sort_by_key(|c| std::cmp::Reverse(c.sent_bytes.saturating_add(c.received_bytes)));
     let empty = "no open connection";
-    Table::build("connections", empty, "", columns, &rows, source.basis)
+    Table::build("connections", empty, "", columns, &rows, input.basis)
 }
 
 /// Packets that the kernel dropped.
-pub fn drops(source: Source<'_>) -> Table {
-    let columns: &[Column<Counted<'_, Drop>>] = columns![Counted<'_, Drop>;
+pub fn drops(input: TableInput<'_>) -> Table {
+    let columns: &[Column<CountedRow<'_, Drop>>] = columns![CountedRow<'_, Drop>;
         "subsystem" Plain 2 |d, _| text(&d.item.subsystem);
         "reason" Plain 0 |d, _| text(&d.item.reason);
         "protocol" Plain 1 |d, _| text(&d.item.protocol);
         "packets" RatesOnly 1 |d, b| b.counter(d.item.count, d.change);
         "total" Plain 1 |d, _| Value::Count(d.item.count);
     ];
-    let mut rows = source.rows(&source.now.drops, |change| &change.drops);
+    let mut rows = input.rows(&input.now.drops, |change| &change.drops);
     rows.sort_by_key(|row| std::cmp::Reverse(row.item.count));
-    let empty = nothing(source.now, &["kfree_skb"], "the kernel dropped no packet");
-    Table::build("drops", empty, "packets", columns, &rows, source.basis)
+    let empty = nothing(input.now, &["kfree_skb"], "the kernel dropped no packet");
+    Table::build("drops", empty, "packets", columns, &rows, input.basis)
 }
 
 /// Resets by direction and reason.
-pub fn resets(source: Source<'_>) -> Table {
-    let columns: &[Column<Counted<'_, Reset>>] = columns![Counted<'_, Reset>;
+pub fn resets(input: TableInput<'_>) -> Table {
+    let columns: &[Column<CountedRow<'_, Reset>>] = columns![CountedRow<'_, Reset>;
         "direction" Plain 1 |r, _| text(&r.item.direction);
         "reason" Plain 0 |r, _| text(&r.item.reason);
         "side" Plain 3 |r, _| text(&r.item.labels.side);
@@ -252,15 +252,15 @@ pub fn resets(source: Source<'_>) -> Table {
         "resets" RatesOnly 1 |r, b| b.counter(r.item.count, r.change);
         "total" Plain 1 |r, _| Value::Count(r.item.count);
     ];
-    let mut rows = source.rows(&source.now.resets, |change| &change.resets);
+    let mut rows = input.rows(&input.now.resets, |change| &change.resets);
     rows.sort_by_key(|row| std::cmp::Reverse(row.item.count));
     let hooks = ["tcp_send_reset", "tcp_receive_reset"];
-    let empty = nothing(source.now, &hooks, "no connection was reset");
-    Table::build("resets", empty, "resets", columns, &rows, source.basis)
+    let empty = nothing(input.now, &hooks, "no connection was reset");
+    Table::build("resets", empty, "resets", columns, &rows, input.basis)
 }
 
 /// Queues and drops of listeners.
-pub fn listeners(source: Source<'_>) -> Table {
+pub fn listeners(input: TableInput<'_>) -> Table {
     /// A limit of 0 means that there is no listener now.
     fn queue(length: u64, limit: u64) -> Value {
         if limit == 0 {
@@ -280,7 +280,7 @@ pub fn listeners(source: Source<'_>) -> Table {
         }
         Value::Text(Vec::from_iter(all).join(","))
     }
-    let columns: &[Column<Counted<'_, Listener>>] = columns![Counted<'_, Listener>;
+    let columns: &[Column<CountedRow<'_, Listener>>] = columns![CountedRow<'_, Listener>;
         "svc" Plain 0 |l, _| text(&l.item.svc);
         "accept queue" Plain 1 |l, _| queue(l.item.accept_queue_length, l.item.accept_queue_limit);
         "limit" Plain 2 |l, _| limit(l.item.accept_queue_limit);
@@ -292,29 +292,29 @@ pub fn listeners(source: Source<'_>) -> Table {
         "process" Plain 4 |l, _| each(l.item, |socket| socket.process.as_deref());
         "owner" Plain 3 |l, _| each(l.item, |socket| socket.owner.as_deref());
     ];
-    let mut rows = source.rows(&source.now.listeners, |change| &change.listeners);
+    let mut rows = input.rows(&input.now.listeners, |change| &change.listeners);
     rows.sort_by_key(|row| std::cmp::Reverse((row.item.drops, row.item.accept_queue_length)));
     let empty = "no listener";
-    Table::build("listeners", empty, "drops", columns, &rows, source.basis)
+    Table::build("listeners", empty, "drops", columns, &rows, input.basis)
 }
 
 /// What is missing from the numbers.
-pub fn lost(source: Source<'_>) -> Table {
-    let columns: &[Column<Counted<'_, Lost>>] = columns![Counted<'_, Lost>;
+pub fn lost(input: TableInput<'_>) -> Table {
+    let columns: &[Column<CountedRow<'_, Lost>>] = columns![CountedRow<'_, Lost>;
         "hook" Plain 0 |l, _| text(&l.item.hook);
         "cause" Plain 0 |l, _| text(&l.item.cause);
         "events" RatesOnly 1 |l, b| b.counter(l.item.count, l.change);
         "total" Plain 0 |l, _| Value::Count(l.item.count);
     ];
-    let mut rows = source.rows(&source.now.lost, |change| &change.lost);
+    let mut rows = input.rows(&input.now.lost, |change| &change.lost);
     rows.retain(|row| row.item.count > 0);
     rows.sort_by_key(|row| std::cmp::Reverse(row.item.count));
     let empty = "no event was lost";
-    Table::build("lost", empty, "total", columns, &rows, source.basis)
+    Table::build("lost", empty, "total", columns, &rows, input.basis)
 }
 
 /// Traffic of the interfaces with an XDP program.
-pub fn devices(source: Source<'_>) -> Table {
+pub fn devices(input: TableInput<'_>) -> Table {
     type Row<'a> = (&'a Device, Option<&'a DeviceTraffic>);
     let columns: &[Column<Row<'_>>] = columns![Row<'_>;
         "device" Plain 0 |(d, _), _| text(&d.device);
@@ -328,18 +328,18 @@ pub fn devices(source: Source<'_>) -> Table {
         "not in a flow" Plain 5 |(d, _), _| Value::Count(d.overflow_packets);
     ];
     let mut rows: Vec<Row<'_>> = Vec::new();
-    for device in &source.now.devices {
+    for device in &input.now.devices {
         if device.traffic.is_empty() {
             rows.push((device, None));
         }
         rows.extend(device.traffic.iter().map(|traffic| (device, Some(traffic))));
     }
     let empty = "no interface is watched with XDP";
-    Table::build("devices", empty, "", columns, &rows, source.basis)
+    Table::build("devices", empty, "", columns, &rows, input.basis)
 }
 
 /// The largest flows that XDP saw.
-pub fn packet_flows(source: Source<'_>) -> Table {
+pub fn packet_flows(input: TableInput<'_>) -> Table {
     let columns: &[Column<(&Device, &PacketFlow)>] = columns![(&Device, &PacketFlow);
         "device" Plain 2 |(d, _), _| text(&d.device);
         "protocol" Plain 2 |(_, f), _| text(&f.protocol);
@@ -348,7 +348,7 @@ pub fn packet_flows(source: Source<'_>) -> Table {
         "packets" Plain 1 |(_, f), _| Value::Count(f.packets);
         "bytes" Plain 1 |(_, f), _| Value::Bytes(f.bytes);
     ];
-    let mut rows: Vec<_> = source
+    let mut rows: Vec<_> = input
         .now
         .devices
         .iter()
@@ -356,11 +356,11 @@ pub fn packet_flows(source: Source<'_>) -> Table {
         .collect();
     rows.sort_by_key(|(_, flow)| std::cmp::Reverse(flow.bytes));
     let empty = "no packet seen by XDP";
-    Table::build("packet flows", empty, "bytes", columns, &rows, source.basis)
+    Table::build("packet flows", empty, "bytes", columns, &rows, input.basis)
 }
 
 /// The kernel programs.
-pub fn programs(source: Source<'_>) -> Table {
+pub fn programs(input: TableInput<'_>) -> Table {
     struct Row<'a> {
         program: &'a Program,
         change: Option<(u64, f64)>,
@@ -388,24 +388,24 @@ pub fn programs(source: Source<'_>) -> Table {
         };
         "note" Plain 2 |r, _| text(&r.program.note);
     ];
-    let mut rows: Vec<Row<'_>> = source
+    let mut rows: Vec<Row<'_>> = input
         .now
         .programs
         .iter()
         .enumerate()
         .map(|(i, program)| Row {
             program,
-            change: source.change.and_then(|c| c.programs.get(i).copied()?),
+            change: input.change.and_then(|c| c.programs.get(i).copied()?),
         })
         .collect();
     // What is missing comes first.
     rows.sort_by_key(|row| row.program.attached);
     let empty = "no kernel program";
-    Table::build("programs", empty, "", columns, &rows, source.basis)
+    Table::build("programs", empty, "", columns, &rows, input.basis)
 }
 
 /// Maps that can fill up.
-pub fn maps(source: Source<'_>) -> Table {
+pub fn maps(input: TableInput<'_>) -> Table {
     /// Some maps are only added up for their memory.
     fn entries(map: &MapUse, entries: u64) -> Value {
         if map.capacity == 0 {
@@ -421,8 +421,8 @@ pub fn maps(source: Source<'_>) -> Table {
         "fill" Plain 0 |m, _| Value::ratio(m.entries, m.capacity);
         "memory" Plain 1 |m, _| Value::Bytes(m.memory_bytes);
     ];
-    let rows: Vec<&MapUse> = source.now.maps.iter().collect();
-    Table::build("maps", "no map", "fill", columns, &rows, source.basis)
+    let rows: Vec<&MapUse> = input.now.maps.iter().collect();
+    Table::build("maps", "no map", "fill", columns, &rows, input.basis)
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use ratatui::crossterm::event::{self, Event};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::app::{AppState, Effect, Message};
-use super::poll::{self, Feed};
+use super::poll::{self, Input};
 use super::view::view;
 use crate::table::Style;
 
@@ -32,15 +32,10 @@ pub fn check() -> anyhow::Result<()> {
 }
 
 /// Shows the live view until it is left or a signal ends it.
-pub fn run(
-    feed: Box<dyn Feed>,
-    host: String,
-    interval: Duration,
-    limit: usize,
-) -> anyhow::Result<()> {
+pub fn run(input: Input, host: String, interval: Duration, limit: usize) -> anyhow::Result<()> {
     let mut state = AppState::new(
         host,
-        feed.origin(),
+        input.description,
         Style::of_stdout(),
         interval.as_secs_f64(),
     );
@@ -51,15 +46,16 @@ pub fn run(
     }
     let (connections, wanted) = channel();
     let (sender, messages) = channel();
+    let source = input.source;
     let worker = thread::Builder::new()
-        .name("feed".to_owned())
-        .spawn(move || poll::run(feed, interval, limit, &wanted, &sender))
+        .name("poll".to_owned())
+        .spawn(move || poll::run(source, interval, limit, &wanted, &sender))
         .context("cannot start a thread")?;
     let result = {
         let mut guard = Guard::new()?;
         show(&mut state, &mut guard.0, &messages, &connections, &ended)
     };
-    // The feed ends when its channel does; programs of our own are detached
+    // Polling ends when its channel does; programs of our own are detached
     // before we return.
     drop(connections);
     worker
@@ -125,7 +121,7 @@ fn show(
         match event::read().context("cannot read from the terminal")? {
             Event::Key(key) => match state.update(Message::Key(key)) {
                 Some(Effect::Quit) => return Ok(()),
-                // A feed that is gone shows as the end of its messages.
+                // A thread that is gone shows as the end of its messages.
                 Some(Effect::Connections(wanted)) => drop(connections.send(wanted)),
                 None => {}
             },

@@ -219,7 +219,7 @@ fn draw_table(
     let layout = table.lay_out(Some(area.width.into()), sorted, state.style);
     let room = usize::from(area.height.saturating_sub(2));
     let total = layout.rows.len();
-    let selected = state.place().selected.min(total.saturating_sub(1));
+    let selected = state.screen_state().selected.min(total.saturating_sub(1));
     let first = if main && selected >= room {
         selected + 1 - room
     } else {

@@ -1,9 +1,9 @@
 //! HTTP: metrics, health and status.
 //!
 //! One request for each connection: every connection has a deadline, so that
-//! what a client can occupy is bounded in number and in time. Where all places are
-//! taken, whoever has had one longest makes room: no client that is silent or slow
-//! keeps another one waiting.
+//! what a client can occupy is bounded in number and in time. Where all slots are
+//! taken, the connection that has had one longest is closed: no client that is
+//! silent or slow keeps another one waiting.
 
 mod pages;
 
@@ -31,7 +31,7 @@ use crate::model::Snapshot;
 
 /// Connections that are served at a time.
 const MAX_CONNECTIONS: usize = 32;
-/// How long one keeps its place where others wait; an answer takes milliseconds.
+/// How long one keeps its slot where others wait: an answer takes milliseconds.
 const TURN: Duration = Duration::from_secs(1);
 /// For the head of a request to arrive.
 const HEAD_DEADLINE: Duration = Duration::from_secs(5);
@@ -42,23 +42,23 @@ const MAX_HEAD: usize = 8 << 10;
 /// After a failure to accept, such as too many open files.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Where the snapshots come from.
-pub trait Origin: Send + Sync + 'static {
+/// Who has the latest snapshot: the sampler of this process, or a daemon.
+pub trait LatestSnapshot: Send + Sync + 'static {
     /// A fresh snapshot, or why there is none.
     fn latest(&self) -> impl Future<Output = Result<Arc<Snapshot>, String>> + Send;
     /// Whether this process does its work; if not, why.
     fn health(&self) -> Result<(), String>;
 }
 
-impl Origin for crate::sampler::Feed {
+impl LatestSnapshot for crate::sampler::Sampler {
     async fn latest(&self) -> Result<Arc<Snapshot>, String> {
-        crate::sampler::Feed::latest(self)
+        crate::sampler::Sampler::latest(self)
             .map(|published| Arc::clone(&published.snapshot))
             .map_err(|error| error.to_string())
     }
 
     fn health(&self) -> Result<(), String> {
-        crate::sampler::Feed::health(self).map_err(|error| error.to_string())
+        crate::sampler::Sampler::health(self).map_err(|error| error.to_string())
     }
 }
 
@@ -81,9 +81,9 @@ pub fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 }
 
 /// Serves clients until it is dropped.
-pub async fn serve(listener: TcpListener, origin: impl Origin) {
-    let origin = Arc::new(origin);
-    let mut places = Places::default();
+pub async fn serve(listener: TcpListener, source: impl LatestSnapshot) {
+    let source = Arc::new(source);
+    let mut slots = Slots::default();
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
@@ -93,31 +93,29 @@ pub async fn serve(listener: TcpListener, origin: impl Origin) {
                 continue;
             }
         };
-        let origin = Arc::clone(&origin);
-        let place = places.find().await;
+        let source = Arc::clone(&source);
+        let slot = slots.find().await;
         let task = tokio::spawn(async move {
-            let served = tokio::time::timeout(DEADLINE, connection(stream, &origin)).await;
+            let served = tokio::time::timeout(DEADLINE, connection(stream, &source)).await;
             match served {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => tracing::debug!("HTTP: {error:#}"),
                 Err(_) => tracing::debug!("HTTP: a client took longer than {DEADLINE:?}"),
             }
-            drop(place);
+            drop(slot);
         });
-        places
-            .taken
-            .push_back((Instant::now(), task.abort_handle()));
+        slots.taken.push_back((Instant::now(), task.abort_handle()));
     }
 }
 
 /// Who is served.
-struct Places {
+struct Slots {
     free: Arc<Semaphore>,
     /// Since when and by whom, the oldest first; some may have ended.
     taken: VecDeque<(Instant, AbortHandle)>,
 }
 
-impl Default for Places {
+impl Default for Slots {
     fn default() -> Self {
         Self {
             free: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
@@ -126,15 +124,15 @@ impl Default for Places {
     }
 }
 
-impl Places {
-    /// A place, once there is one. `None` never comes: the semaphore is not closed.
+impl Slots {
+    /// A slot, once there is one. `None` never comes: the semaphore is not closed.
     async fn find(&mut self) -> Option<OwnedSemaphorePermit> {
         self.taken.retain(|(_, task)| !task.is_finished());
         let free = || Arc::clone(&self.free).acquire_owned();
         if let Some((since, oldest)) = self.taken.front() {
             tokio::select! {
                 biased;
-                place = free() => return place.ok(),
+                slot = free() => return slot.ok(),
                 () = tokio::time::sleep_until(*since + TURN) => oldest.abort(),
             }
         }
@@ -142,10 +140,10 @@ impl Places {
     }
 }
 
-async fn connection(stream: TcpStream, origin: &Arc<impl Origin>) -> anyhow::Result<()> {
+async fn connection(stream: TcpStream, source: &Arc<impl LatestSnapshot>) -> anyhow::Result<()> {
     let service = service_fn(|request| {
-        let origin = Arc::clone(origin);
-        async move { Ok::<_, Infallible>(respond(&request, &*origin).await) }
+        let source = Arc::clone(source);
+        async move { Ok::<_, Infallible>(respond(&request, &*source).await) }
     });
     http1::Builder::new()
         .timer(TokioTimer::new())
@@ -159,7 +157,7 @@ async fn connection(stream: TcpStream, origin: &Arc<impl Origin>) -> anyhow::Res
 
 type Page = Response<Full<Bytes>>;
 
-async fn respond(request: &Request<Incoming>, origin: &impl Origin) -> Page {
+async fn respond(request: &Request<Incoming>, source: &impl LatestSnapshot) -> Page {
     let known = ["/", "/metrics", "/healthz", "/readyz", "/status"];
     let path = request.uri().path();
     if !known.contains(&path) {
@@ -173,10 +171,10 @@ async fn respond(request: &Request<Incoming>, origin: &impl Origin) -> Page {
         return page;
     }
     match path {
-        "/metrics" => metrics(request, origin).await,
-        "/healthz" => verdict(origin.health()),
-        "/readyz" => verdict(origin.latest().await.map(drop)),
-        "/status" => match pages::status(origin.latest().await) {
+        "/metrics" => metrics(request, source).await,
+        "/healthz" => verdict(source.health()),
+        "/readyz" => verdict(source.latest().await.map(drop)),
+        "/status" => match pages::status(source.latest().await) {
             Ok(body) => page(StatusCode::OK, "application/json", body),
             Err(error) => failure(&error.into()),
         },
@@ -188,7 +186,7 @@ async fn respond(request: &Request<Incoming>, origin: &impl Origin) -> Page {
     }
 }
 
-async fn metrics(request: &Request<Incoming>, origin: &impl Origin) -> Page {
+async fn metrics(request: &Request<Incoming>, source: &impl LatestSnapshot) -> Page {
     let mut accept = String::new();
     for value in request.headers().get_all(header::ACCEPT) {
         accept.push_str(value.to_str().unwrap_or_default());
@@ -200,7 +198,7 @@ async fn metrics(request: &Request<Incoming>, origin: &impl Origin) -> Page {
         tracing::warn!("cannot read what this process costs: {error:#}");
     }
     let exposition = Exposition {
-        snapshot: origin.latest().await.ok(),
+        snapshot: source.latest().await.ok(),
         process: process.ok(),
     };
     match exposition.encode(format) {

@@ -6,11 +6,11 @@ use super::*;
 use crate::export::sample;
 use crate::sampler::fake::block;
 
-/// An origin that says what it is told to.
+/// A source that says what it is told to.
 #[derive(Clone)]
 struct Told(Arc<Mutex<Result<Arc<Snapshot>, String>>>);
 
-impl Origin for Told {
+impl LatestSnapshot for Told {
     async fn latest(&self) -> Result<Arc<Snapshot>, String> {
         self.0.lock().unwrap().clone()
     }
@@ -28,12 +28,12 @@ struct Server {
 fn server() -> Server {
     let told = Told(Arc::new(Mutex::new(Ok(Arc::new(sample::snapshot())))));
     let (send, address) = std::sync::mpsc::channel();
-    let origin = told.clone();
+    let source = told.clone();
     std::thread::spawn(move || {
         block(async {
             let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
             send.send(listener.local_addr().unwrap()).unwrap();
-            serve(listener, origin).await;
+            serve(listener, source).await;
         });
     });
     Server {

@@ -9,7 +9,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::protocol::{self, Error, Kind, MAX_REQUEST, MAX_RESPONSE, Request};
-use crate::sampler::{CONNECTIONS, Feed, Unavailable};
+use crate::sampler::{CONNECTIONS, Sampler, Unavailable};
 
 /// Clients that are served at a time.
 pub const MAX_CLIENTS: usize = 32;
@@ -22,11 +22,11 @@ const MAX_LARGE: usize = 1;
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves clients until it is dropped.
-pub async fn serve(listener: UnixListener, feed: Feed) {
-    serve_within(listener, feed, DEADLINE).await;
+pub async fn serve(listener: UnixListener, sampler: Sampler) {
+    serve_within(listener, sampler, DEADLINE).await;
 }
 
-async fn serve_within(listener: UnixListener, feed: Feed, deadline: Duration) {
+async fn serve_within(listener: UnixListener, sampler: Sampler, deadline: Duration) {
     let clients = Arc::new(Semaphore::new(MAX_CLIENTS));
     let large = Arc::new(Semaphore::new(MAX_LARGE));
     loop {
@@ -42,9 +42,9 @@ async fn serve_within(listener: UnixListener, feed: Feed, deadline: Duration) {
             turn_away(stream);
             continue;
         };
-        let (feed, large) = (feed.clone(), Arc::clone(&large));
+        let (sampler, large) = (sampler.clone(), Arc::clone(&large));
         tokio::spawn(async move {
-            if let Err(error) = client(stream, &feed, &large, deadline).await {
+            if let Err(error) = client(stream, &sampler, &large, deadline).await {
                 tracing::debug!("client on the socket: {error}");
             }
             drop(permit);
@@ -64,7 +64,7 @@ fn turn_away(stream: UnixStream) {
 
 async fn client(
     mut stream: UnixStream,
-    feed: &Feed,
+    sampler: &Sampler,
     large: &Semaphore,
     deadline: Duration,
 ) -> Result<(), Error> {
@@ -85,7 +85,7 @@ async fn client(
     };
     let answer = match request {
         Ok(_) if is_large && turn.is_none() => Err(Unavailable::Busy.to_string()),
-        Ok(request) => timeout(deadline, answer(feed, request))
+        Ok(request) => timeout(deadline, answer(sampler, request))
             .await
             .unwrap_or(Err(Unavailable::Busy))
             .map_err(|error| error.to_string()),
@@ -104,17 +104,17 @@ async fn client(
     timeout(deadline, write).await.map_err(late)?
 }
 
-async fn answer(feed: &Feed, request: Request) -> Result<Arc<[u8]>, Unavailable> {
-    let latest = match feed.latest() {
+async fn answer(sampler: &Sampler, request: Request) -> Result<Arc<[u8]>, Unavailable> {
+    let latest = match sampler.latest() {
         Err(Unavailable::Starting) => {
-            feed.first().await;
-            feed.latest()
+            sampler.first().await;
+            sampler.latest()
         }
         latest => latest,
     }?;
     let json = if request.connections > 0 {
         let mut snapshot = (*latest.snapshot).clone();
-        let connections = feed.connections(request.connections).await?;
+        let connections = sampler.connections(request.connections).await?;
         let number = connections.len().min(request.connections);
         snapshot.connections = connections[..number].to_vec();
         serde_json::to_vec(&snapshot).map(Into::into)
@@ -132,7 +132,7 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
-    use crate::sampler::Worker;
+    use crate::sampler::SamplerThread;
     use crate::sampler::fake::Fake;
     use crate::serve::unix::fetch;
 
@@ -143,13 +143,13 @@ mod tests {
     struct Server {
         path: PathBuf,
         fake: Fake,
-        _worker: Worker,
+        _thread: SamplerThread,
         _directory: tempfile::TempDir,
     }
 
     fn server() -> Server {
         let fake = Fake::default();
-        let (feed, worker) = fake.spawn(Duration::from_millis(20));
+        let (sampler, thread) = fake.spawn(Duration::from_millis(20));
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("x.sock");
         let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
@@ -157,13 +157,13 @@ mod tests {
         std::thread::spawn(move || {
             crate::sampler::fake::block(async {
                 let listener = UnixListener::from_std(listener).unwrap();
-                serve_within(listener, feed, SHORT).await;
+                serve_within(listener, sampler, SHORT).await;
             });
         });
         Server {
             path,
             fake,
-            _worker: worker,
+            _thread: thread,
             _directory: directory,
         }
     }

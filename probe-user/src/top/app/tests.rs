@@ -88,7 +88,7 @@ fn sorting_cycles_and_reverses() {
     for _ in 0..columns - 3 {
         press(&mut state, KeyCode::Char('s'));
     }
-    assert_eq!(state.place().sort, Some(1));
+    assert_eq!(state.screen_state().sort, Some(1));
     assert_eq!(
         first_column(&state, 1),
         ["22", "5432", "consul", "nginx"],
@@ -100,19 +100,19 @@ fn sorting_cycles_and_reverses() {
 fn the_selection_stays_within_the_rows() {
     let mut state = state();
     press(&mut state, KeyCode::Up);
-    assert_eq!(state.place().selected, 0);
+    assert_eq!(state.screen_state().selected, 0);
     press(&mut state, KeyCode::PageDown);
-    assert_eq!(state.place().selected, 3);
+    assert_eq!(state.screen_state().selected, 3);
     press(&mut state, KeyCode::Char('g'));
     press(&mut state, KeyCode::Char('j'));
-    assert_eq!(state.place().selected, 1);
+    assert_eq!(state.screen_state().selected, 1);
     press(&mut state, KeyCode::End);
-    assert_eq!(state.place().selected, 3);
+    assert_eq!(state.screen_state().selected, 3);
     let mut empty = AppState::new(String::new(), String::new(), Style::PLAIN, 2.0);
     for key in "jkgGsr/".chars() {
         press(&mut empty, KeyCode::Char(key));
     }
-    assert_eq!(empty.place().selected, 0);
+    assert_eq!(empty.screen_state().selected, 0);
 }
 
 #[test]

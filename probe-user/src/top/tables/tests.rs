@@ -15,17 +15,17 @@ fn cell(table: &Table, row: usize, heading: &str) -> String {
 fn services_show_totals_or_the_interval() {
     let old = sample::snapshot();
     let new = sample::later(&old, 2.0);
-    let totals = services(Source::totals(&new));
+    let totals = services(TableInput::totals(&new));
     assert_eq!(cell(&totals, 0, "svc"), "nginx");
     assert_eq!(cell(&totals, 0, "opened"), "1,234,587");
     let delta = Delta::between(&old, &new).unwrap();
-    let rates = services(Source::rates(&new, Some(&delta)));
+    let rates = services(TableInput::rates(&new, Some(&delta)));
     assert_eq!(cell(&rates, 0, "opened/s"), "10.0");
     assert_eq!(cell(&rates, 0, "in/s"), "1.00 KiB");
     assert_eq!(cell(&rates, 0, "reset/s"), "1.00");
     assert_eq!(cell(&rates, 0, "retr%"), "1.00 %");
     assert_eq!(cell(&rates, 1, "RTT p99"), "-", "no sample in the interval");
-    let first = services(Source::rates(&new, None));
+    let first = services(TableInput::rates(&new, None));
     assert_eq!(cell(&first, 0, "opened/s"), "-");
     assert_eq!(cell(&first, 0, "reset/s"), "-");
     assert_eq!(cell(&first, 0, "RTT p99"), "-");
@@ -35,18 +35,18 @@ fn services_show_totals_or_the_interval() {
 #[test]
 fn every_default_sort_names_a_column() {
     let snapshot = sample::snapshot();
-    let source = Source::rates(&snapshot, None);
+    let input = TableInput::rates(&snapshot, None);
     for (table, sorted) in [
-        (services(source), true),
-        (connections(source), false),
-        (drops(source), true),
-        (resets(source), true),
-        (listeners(source), true),
-        (lost(source), true),
-        (devices(source), false),
-        (packet_flows(source), true),
-        (programs(source), false),
-        (maps(source), true),
+        (services(input), true),
+        (connections(input), false),
+        (drops(input), true),
+        (resets(input), true),
+        (listeners(input), true),
+        (lost(input), true),
+        (devices(input), false),
+        (packet_flows(input), true),
+        (programs(input), false),
+        (maps(input), true),
     ] {
         assert_eq!(table.sort.is_some(), sorted, "{}", table.title);
         assert!(!table.rows.is_empty(), "{}", table.title);
@@ -58,10 +58,10 @@ fn what_is_not_watched_is_not_called_nothing() {
     let mut snapshot = sample::snapshot();
     snapshot.resets.clear();
     snapshot.drops.clear();
-    let source = Source::totals(&snapshot);
-    assert_eq!(drops(source).empty, "the kernel dropped no packet");
+    let input = TableInput::totals(&snapshot);
+    assert_eq!(drops(input).empty, "the kernel dropped no packet");
     let unknown = "unknown: the program that counts them is not attached";
-    assert_eq!(resets(source).empty, unknown);
+    assert_eq!(resets(input).empty, unknown);
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn a_device_without_traffic_is_shown() {
         device: "eth1".to_owned(),
         ..Device::default()
     }];
-    let table = devices(Source::totals(&snapshot));
+    let table = devices(TableInput::totals(&snapshot));
     assert_eq!(cell(&table, 0, "XDP mode"), "none");
     assert_eq!(cell(&table, 0, "packets"), "-");
 }
@@ -79,7 +79,7 @@ fn a_device_without_traffic_is_shown() {
 #[test]
 fn programs_show_time_a_run_only_where_it_is_measured() {
     let old = sample::snapshot();
-    let table = programs(Source::totals(&old));
+    let table = programs(TableInput::totals(&old));
     assert_eq!(
         cell(&table, 0, "attached"),
         "no",
@@ -97,6 +97,6 @@ fn a_listener_that_is_gone_has_no_queue() {
     let mut snapshot = sample::snapshot();
     snapshot.listeners[0].accept_queue_limit = 0;
     snapshot.listeners[0].drops = u64::MAX;
-    let table = listeners(Source::totals(&snapshot));
+    let table = listeners(TableInput::totals(&snapshot));
     assert_eq!(cell(&table, 0, "accept queue"), "-");
 }
