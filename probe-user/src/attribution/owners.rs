@@ -33,7 +33,7 @@ pub struct Owners {
     mode: u32,
     patterns: Vec<CgroupPattern>,
     hierarchy: Option<Hierarchy>,
-    paths: HashMap<u64, Known>,
+    paths: HashMap<u64, KnownCgroup>,
     /// A path for each number that owners got, from 1 on.
     numbered: Vec<Option<String>>,
     /// Those numbers by owner and by the services that it may be.
@@ -43,7 +43,7 @@ pub struct Owners {
 }
 
 #[derive(Debug)]
-struct Known {
+struct KnownCgroup {
     /// `None` if it was gone before it was looked up.
     path: Option<String>,
     /// Series have its name.
@@ -249,7 +249,7 @@ impl Owners {
                 .retain(|_, known| known.counts || std::mem::take(&mut known.used));
         }
         let hierarchy = self.hierarchy.as_ref().filter(|_| id != 0)?;
-        let known = self.paths.entry(id).or_insert_with(|| Known {
+        let known = self.paths.entry(id).or_insert_with(|| KnownCgroup {
             path: hierarchy.path(id),
             counts: false,
             used: true,

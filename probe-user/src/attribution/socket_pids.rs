@@ -17,14 +17,14 @@ use crate::{
 const SHARE: u32 = 100;
 
 /// A listener: a number is used again, but hardly by one of the same address.
-type Place = (u64, u32, [u8; 16], u16);
+type ListenerIdentity = (u64, u32, [u8; 16], u16);
 
 /// The processes that held sockets at the last walk.
 #[derive(Debug, Default)]
 pub struct SocketPids {
     pids: HashMap<u64, u32>,
     /// Listeners that the last walk was made for.
-    listeners: HashSet<Place>,
+    listeners: HashSet<ListenerIdentity>,
     /// When the last walk began, in nanoseconds of CLOCK_MONOTONIC.
     began_ns: u64,
     ended: Option<Instant>,
@@ -32,7 +32,7 @@ pub struct SocketPids {
     broken: bool,
 }
 
-fn place(record: &SockRecord) -> Place {
+fn identity(record: &SockRecord) -> ListenerIdentity {
     (record.id, record.netns, record.local, record.local_port)
 }
 
@@ -45,14 +45,14 @@ impl SocketPids {
         }
         let begin = Instant::now();
         self.began_ns = clocks::monotonic_ns();
-        match loader::iterate(&mut loaded.ebpf, loader::HOLDERS) {
+        match loader::iterate(&mut loaded.ebpf, loader::ITER_TASK_FILE) {
             Ok(bytes) => {
                 self.pids.clear();
                 for holder in maps::records::<Holder>(&bytes) {
                     // Of several the first: a parent, mostly.
                     self.pids.entry(holder.id).or_insert(holder.pid);
                 }
-                self.listeners = listeners.iter().map(place).collect();
+                self.listeners = listeners.iter().map(identity).collect();
             }
             Err(error) => {
                 tracing::warn!("the processes that hold sockets are not known: {error:#}");
@@ -66,7 +66,7 @@ impl SocketPids {
     /// Walks where a listener is new, or its process is gone.
     pub fn refresh(&mut self, loaded: &mut Loaded, listeners: &[SockRecord]) {
         let is_known = |record: &SockRecord| {
-            self.listeners.contains(&place(record)) && self.of(record).is_none_or(is_alive)
+            self.listeners.contains(&identity(record)) && self.of(record).is_none_or(is_alive)
         };
         if !listeners.iter().all(is_known) {
             self.walk(loaded, listeners);
@@ -77,7 +77,7 @@ impl SocketPids {
     pub fn of(&self, record: &SockRecord) -> Option<u32> {
         // A socket that came later has the number of one that is gone.
         let was_there = match record.state {
-            LISTEN => self.listeners.contains(&place(record)),
+            LISTEN => self.listeners.contains(&identity(record)),
             _ => record.since_ns <= self.began_ns,
         };
         let pid = self.pids.get(&record.id).filter(|_| was_there);

@@ -25,7 +25,7 @@ impl Collector {
             .socket_pids
             .walk(&mut self.host, &listeners);
         self.set_status(STATUS_REPORT, 1)?;
-        let visited = self.visit();
+        let visited = self.iterate_sockets();
         self.set_status(STATUS_REPORT, 0)?;
         let mut records = visited?;
         records.retain(|record| record.state != LISTEN);

@@ -19,19 +19,19 @@ use crate::{
 /// The services that listen.
 #[derive(Debug, Default)]
 pub struct Listeners {
-    namespaces: HashMap<u32, Namespace>,
+    namespaces: HashMap<u32, NamespaceListeners>,
     drops: BTreeMap<String, u64>,
     overflows: u64,
     started: bool,
 }
 
 /// What listeners that have closed had counted, by where they listened.
-pub type Ended = HashMap<ListenerKey, u64>;
+pub type ClosedListeners = HashMap<ListenerKey, u64>;
 
 #[derive(Debug, Default)]
-struct Namespace {
+struct NamespaceListeners {
     /// What the kernel had counted when it was last read.
-    counted: Counted,
+    counted: NetstatCounts,
     /// The most that was ever counted at an address and port, with the service;
     /// sockets that share them are added up, those that have closed included.
     sockets: HashMap<([u8; 16], u16), (u64, String)>,
@@ -50,8 +50,8 @@ impl Listeners {
         &mut self,
         netns: u32,
         records: &[SockRecord],
-        ended: &Ended,
-        counted: Option<Counted>,
+        ended: &ClosedListeners,
+        counted: Option<NetstatCounts>,
         attribution: &mut Attribution,
     ) {
         let is_new = !self.namespaces.contains_key(&netns);
@@ -87,7 +87,7 @@ impl Listeners {
         // What was dropped before the start does not count; a namespace that
         // came later counts from its beginning.
         let counts = !is_new || self.started;
-        let Counted {
+        let NetstatCounts {
             listen_drops,
             listen_overflows,
             ..
@@ -133,9 +133,9 @@ impl Listeners {
             .iter_mut()
             .filter(|(inum, _)| !exists(**inum))
         {
-            *gone = Namespace {
+            *gone = NamespaceListeners {
                 counted: gone.counted,
-                ..Namespace::default()
+                ..NamespaceListeners::default()
             };
         }
     }
@@ -232,7 +232,7 @@ fn attribute(total: u64, raised: &[(String, u64)], drops: &mut BTreeMap<String, 
 
 /// What the kernel counts for a network namespace.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counted {
+pub struct NetstatCounts {
     /// `ListenDrops`.
     pub listen_drops: u64,
     /// `ListenOverflows`: those of them whose accept queue was full.
@@ -241,7 +241,7 @@ pub struct Counted {
     pub cookies: u64,
 }
 
-impl Counted {
+impl NetstatCounts {
     /// Those of the network namespace of the calling thread.
     pub fn here() -> Option<Self> {
         Self::parse(&std::fs::read_to_string("/proc/thread-self/net/netstat").ok()?)
@@ -315,13 +315,13 @@ mod tests {
     #[test]
     fn reads_the_column_by_its_name() {
         let text = "TcpExt: SyncookiesRecv ListenOverflows ListenDrops\nTcpExt: 1 2 3\nIpExt: A\nIpExt: 9\n";
-        let counted = Counted {
+        let counted = NetstatCounts {
             listen_drops: 3,
             listen_overflows: 2,
             cookies: 1,
         };
-        assert_eq!(Counted::parse(text), Some(counted));
-        assert_eq!(Counted::parse("TcpExt: A\nTcpExt: 1\n"), None);
-        assert_eq!(Counted::parse(""), None);
+        assert_eq!(NetstatCounts::parse(text), Some(counted));
+        assert_eq!(NetstatCounts::parse("TcpExt: A\nTcpExt: 1\n"), None);
+        assert_eq!(NetstatCounts::parse(""), None);
     }
 }

@@ -26,7 +26,7 @@ use probe_common::{
     sock::SockRecord,
 };
 
-use self::{listeners::Listeners, tcp::Rows, xdp::Device};
+use self::{listeners::Listeners, tcp::Rows, xdp::XdpDevice};
 use crate::{
     attribution::{Attribution, owners::Processes},
     config::Config,
@@ -45,15 +45,15 @@ use crate::{
 /// Shards of a row on a large host: memory against CPUs that share a cache line.
 const MAX_SHARDS: u32 = 8;
 /// The visit of all sockets may take one part in so many of the time.
-const VISIT_SHARE: u32 = 100;
+const ITERATION_SHARE: u32 = 100;
 /// But it is never longer ago than this.
-const VISIT_INTERVAL: Duration = Duration::from_secs(30);
+const ITERATION_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Loaded programs and what is known of their maps.
 #[derive(Debug)]
 pub struct Collector {
     host: Loaded,
-    devices: Vec<Device>,
+    devices: Vec<XdpDevice>,
     rows: Rows,
     attribution: Attribution,
     reasons: Reasons,
@@ -62,8 +62,8 @@ pub struct Collector {
     /// Named on the command line: no others are looked for.
     fixed_namespaces: bool,
     namespaces_read: Instant,
-    last_visit: Instant,
-    visit_cost: Duration,
+    last_iteration: Instant,
+    iteration_cost: Duration,
     connections: u64,
     /// SYN cookies that have come back, in all namespaces together, and when that
     /// was last seen to change.
@@ -143,8 +143,8 @@ impl Collector {
             namespaces,
             fixed_namespaces,
             namespaces_read: Instant::now(),
-            last_visit: Instant::now(),
-            visit_cost: Duration::ZERO,
+            last_iteration: Instant::now(),
+            iteration_cost: Duration::ZERO,
             connections: 0,
             cookies: 0,
             cookies_came: None,
@@ -158,7 +158,7 @@ impl Collector {
             collector.namespaces = netns::all();
         }
         if !config.noop_programs {
-            collector.visit()?;
+            collector.iterate_sockets()?;
             collector.set_status(STATUS_COMPLETE, 1)?;
             collector.listeners.start();
         }
@@ -172,8 +172,10 @@ impl Collector {
     /// The kernel refuses to read a map.
     pub fn snapshot(&mut self) -> anyhow::Result<Snapshot> {
         let begin = Instant::now();
-        if self.last_visit.elapsed() >= (self.visit_cost * VISIT_SHARE).min(VISIT_INTERVAL) {
-            self.visit()?;
+        if self.last_iteration.elapsed()
+            >= (self.iteration_cost * ITERATION_SHARE).min(ITERATION_INTERVAL)
+        {
+            self.iterate_sockets()?;
         }
         let mut snapshot = Snapshot {
             schema: SCHEMA,

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Hooks whose skipped events a later one makes up for.
-const HEALED: [&str; 3] = [
+const RECONCILED: [&str; 3] = [
     "inet_sock_set_state",
     "tcp_retransmit_skb",
     "tcp_destroy_sock",
@@ -61,9 +61,9 @@ impl Collector {
                     });
                 // Where programs are preempted that may not be enough, and with a
                 // full table nothing is made up for.
-                let is_healed = !self.preempts && !is_full && HEALED.contains(&hook);
+                let is_reconciled = !self.preempts && !is_full && RECONCILED.contains(&hook);
                 let hook = Hook::NAMES.into_iter().find(|&name| name == hook);
-                if let Some(hook) = hook.filter(|_| program.attached && !is_healed) {
+                if let Some(hook) = hook.filter(|_| program.attached && !is_reconciled) {
                     let known = skipped.entry(hook).or_insert(missed);
                     *known = missed.min(*known);
                 }

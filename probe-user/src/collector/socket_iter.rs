@@ -13,8 +13,8 @@ use probe_common::{
 };
 
 use super::{
-    Collector, VISIT_INTERVAL,
-    listeners::{Counted, Ended},
+    Collector, ITERATION_INTERVAL,
+    listeners::{ClosedListeners, NetstatCounts},
 };
 use crate::{
     kernel::netns,
@@ -35,7 +35,7 @@ impl Collector {
     }
 
     /// Visits all sockets of the watched namespaces.
-    pub(super) fn visit(&mut self) -> anyhow::Result<Vec<SockRecord>> {
+    pub(super) fn iterate_sockets(&mut self) -> anyhow::Result<Vec<SockRecord>> {
         let begin = Instant::now();
         if !self.fixed_namespaces && self.namespaces_read.elapsed() >= NETNS_INTERVAL {
             self.namespaces = netns::all();
@@ -49,8 +49,8 @@ impl Collector {
         for (&inum, netns) in &self.namespaces {
             let ebpf = &mut self.host.ebpf;
             let visited = netns.run(|| {
-                let bytes = loader::iterate(ebpf, loader::VISIT);
-                (bytes, Counted::here())
+                let bytes = loader::iterate(ebpf, loader::ITER_TCP);
+                (bytes, NetstatCounts::here())
             });
             match visited {
                 Ok((bytes, counted)) => {
@@ -70,7 +70,7 @@ impl Collector {
             self.cookies = cookies;
             self.cookies_came = Some(begin);
         }
-        let come = |came: Instant| came.elapsed() < COOKIES_VALID + VISIT_INTERVAL;
+        let come = |came: Instant| came.elapsed() < COOKIES_VALID + ITERATION_INTERVAL;
         let come = self.cookies_came.is_some_and(come);
         self.set_status(STATUS_COOKIES, come.into())?;
         self.forget_listeners(&records)?;
@@ -86,13 +86,13 @@ impl Collector {
             map.remove(key)?;
         }
         self.connections = maps::counter(&self.host, "VISITED")? - before;
-        self.last_visit = Instant::now();
-        self.visit_cost = begin.elapsed();
+        self.last_iteration = Instant::now();
+        self.iteration_cost = begin.elapsed();
         Ok(records)
     }
 
     /// What listeners that have closed had dropped.
-    fn ended(&self) -> anyhow::Result<Ended> {
+    fn ended(&self) -> anyhow::Result<ClosedListeners> {
         let map: BpfHash<&MapData, ListenerKey, u64> = self.host.map("LISTENER_DROPS")?;
         Ok(map.iter().collect::<Result<_, _>>()?)
     }

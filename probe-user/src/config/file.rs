@@ -10,7 +10,7 @@ use super::{Config, Peer, Service, XdpMode, parse_duration, parse_listen};
 /// What is wrong with a file: one line, with the place where it is known.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: {message}")]
-pub(super) struct Error {
+pub(super) struct FileError {
     line: usize,
     message: String,
 }
@@ -73,8 +73,8 @@ fn set<T>(target: &mut T, value: Option<T>) {
 
 impl Config {
     /// Lays the contents of a file over the configuration.
-    pub(super) fn apply_file(&mut self, text: &str) -> Result<(), Error> {
-        let file: File = toml::from_str(text).map_err(|error| Error {
+    pub(super) fn apply_file(&mut self, text: &str) -> Result<(), FileError> {
+        let file: File = toml::from_str(text).map_err(|error| FileError {
             line: line_of(text, error.span().map_or(0, |span| span.start)),
             message: error.message().replace('\n', " "),
         })?;

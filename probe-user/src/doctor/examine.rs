@@ -154,7 +154,7 @@ fn btf_file(facts: &Facts) -> Check {
     let check = |status, found: String| Check::new(Group::Kernel, "BTF", status, found).required();
     match &facts.btf {
         Ok(_) => check(Status::Ok, btf::VMLINUX.to_owned()),
-        Err(btf::Error::Read { source, .. })
+        Err(btf::BtfError::Read { source, .. })
             if source.kind() == std::io::ErrorKind::PermissionDenied =>
         {
             check(Status::Unknown, unknown(facts.root).to_owned())
@@ -419,8 +419,8 @@ fn hooks(btf: Option<&Btf>, release: &str) -> Vec<Check> {
         Ok(_) => fields(Status::Ok, "all found".to_owned()),
         Err(error) => {
             let found = match error {
-                layout::Error::Missing(name) => format!("{name} is not on this kernel"),
-                error @ layout::Error::Size { .. } => error.to_string(),
+                layout::LayoutError::Missing(name) => format!("{name} is not on this kernel"),
+                error @ layout::LayoutError::Size { .. } => error.to_string(),
             };
             fields(Status::Missing, found)
                 .lost("everything: the programs read it")

@@ -42,7 +42,7 @@ pub struct Facts {
     /// Release of the kernel, as `uname -r` prints it.
     pub release: String,
     /// The kernel's types.
-    pub btf: Result<Btf, btf::Error>,
+    pub btf: Result<Btf, btf::BtfError>,
     /// `net.core.bpf_jit_enable`.
     pub jit: Reading,
     /// `kernel.unprivileged_bpf_disabled`.

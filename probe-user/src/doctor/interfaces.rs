@@ -79,7 +79,7 @@ pub struct Interface {
     /// Its MTU in bytes.
     pub mtu: u32,
     /// The mode that can be had.
-    pub xdp: Mode,
+    pub xdp: XdpSupport,
     /// Why, or what else to know.
     pub note: String,
     /// Mode of the program that is attached already: `native`, `generic`,
@@ -92,7 +92,7 @@ pub struct Interface {
 /// The XDP mode that an interface can have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Mode {
+pub enum XdpSupport {
     /// In the driver, unless the driver has a reason of its own against it.
     NativeLikely,
     /// Only in the network stack.
@@ -101,7 +101,7 @@ pub enum Mode {
     Unknown,
 }
 
-impl Mode {
+impl XdpSupport {
     /// For people.
     pub fn text(self) -> &'static str {
         match self {
@@ -136,37 +136,38 @@ impl From<&Link> for Interface {
     }
 }
 
-fn mode(link: &Link) -> (Mode, String) {
+fn mode(link: &Link) -> (XdpSupport, String) {
     let driver = link.driver.as_deref().unwrap_or_default();
     let large = link.mtu > ONE_PAGE_MTU;
     match link.xdp_features {
         Some(features) if features & BASIC == 0 => (
-            Mode::GenericOnly,
+            XdpSupport::GenericOnly,
             "its driver runs no XDP programs now".to_owned(),
         ),
         Some(features) if large && features & FRAGMENTS == 0 => (
-            Mode::GenericOnly,
+            XdpSupport::GenericOnly,
             format!(
                 "its driver runs XDP programs, but not with an MTU of {}",
                 link.mtu
             ),
         ),
-        Some(_) => (Mode::NativeLikely, "the kernel says so".to_owned()),
+        Some(_) => (XdpSupport::NativeLikely, "the kernel says so".to_owned()),
         None if NATIVE.contains(&driver) && large => (
-            Mode::Unknown,
+            XdpSupport::Unknown,
             format!(
                 "depends on whether its driver takes an MTU of {} with XDP",
                 link.mtu
             ),
         ),
-        None if NATIVE.contains(&driver) => {
-            (Mode::NativeLikely, "by the name of its driver".to_owned())
-        }
+        None if NATIVE.contains(&driver) => (
+            XdpSupport::NativeLikely,
+            "by the name of its driver".to_owned(),
+        ),
         None if GENERIC.contains(&driver) || link.name == "lo" => {
-            (Mode::GenericOnly, "by its kind".to_owned())
+            (XdpSupport::GenericOnly, "by its kind".to_owned())
         }
         None => (
-            Mode::Unknown,
+            XdpSupport::Unknown,
             "this kernel does not tell (Linux 6.3 does)".to_owned(),
         ),
     }
@@ -174,10 +175,10 @@ fn mode(link: &Link) -> (Mode, String) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::links::Attached;
+    use super::super::links::AttachedXdp;
     use super::*;
 
-    fn xdp(driver: &str, mtu: u32, xdp_features: Option<u64>) -> Mode {
+    fn xdp(driver: &str, mtu: u32, xdp_features: Option<u64>) -> XdpSupport {
         let link = Link {
             name: "eth1".to_owned(),
             driver: Some(driver.to_owned()).filter(|driver| !driver.is_empty()),
@@ -190,22 +191,22 @@ mod tests {
 
     #[test]
     fn what_the_kernel_says_goes_before_the_driver_name() {
-        assert_eq!(xdp("new_nic", 1500, Some(BASIC)), Mode::NativeLikely);
-        assert_eq!(xdp("ixgbe", 1500, Some(0)), Mode::GenericOnly);
-        assert_eq!(xdp("ixgbe", 9000, Some(BASIC)), Mode::GenericOnly);
+        assert_eq!(xdp("new_nic", 1500, Some(BASIC)), XdpSupport::NativeLikely);
+        assert_eq!(xdp("ixgbe", 1500, Some(0)), XdpSupport::GenericOnly);
+        assert_eq!(xdp("ixgbe", 9000, Some(BASIC)), XdpSupport::GenericOnly);
         assert_eq!(
             xdp("mlx5_core", 9000, Some(BASIC | FRAGMENTS)),
-            Mode::NativeLikely
+            XdpSupport::NativeLikely
         );
     }
 
     #[test]
     fn older_kernels_are_judged_by_the_driver() {
-        assert_eq!(xdp("virtio_net", 1500, None), Mode::NativeLikely);
-        assert_eq!(xdp("virtio_net", 9000, None), Mode::Unknown);
-        assert_eq!(xdp("bridge", 1500, None), Mode::GenericOnly);
-        assert_eq!(xdp("e1000e", 1500, None), Mode::Unknown);
-        assert_eq!(xdp("", 1500, None), Mode::Unknown);
+        assert_eq!(xdp("virtio_net", 1500, None), XdpSupport::NativeLikely);
+        assert_eq!(xdp("virtio_net", 9000, None), XdpSupport::Unknown);
+        assert_eq!(xdp("bridge", 1500, None), XdpSupport::GenericOnly);
+        assert_eq!(xdp("e1000e", 1500, None), XdpSupport::Unknown);
+        assert_eq!(xdp("", 1500, None), XdpSupport::Unknown);
     }
 
     #[test]
@@ -213,7 +214,7 @@ mod tests {
         let link = Link {
             name: "eth0".to_owned(),
             xdp_features: Some(BASIC),
-            attached: Some(Attached {
+            attached: Some(AttachedXdp {
                 mode: "native",
                 program: Some(7),
             }),

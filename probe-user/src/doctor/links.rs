@@ -19,14 +19,14 @@ pub struct Link {
     /// Its MTU in bytes.
     pub mtu: u32,
     /// The XDP program that is attached now.
-    pub attached: Option<Attached>,
+    pub attached: Option<AttachedXdp>,
     /// `NETDEV_XDP_ACT_*` bits; `None` before Linux 6.3.
     pub xdp_features: Option<u64>,
 }
 
 /// An XDP program on an interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Attached {
+pub struct AttachedXdp {
     /// `native`, `generic`, `offload` or `multiple`.
     pub mode: &'static str,
     /// Its number, where there is one program.
@@ -76,7 +76,7 @@ fn parse(data: &[u8]) -> Option<Link> {
     (!link.name.is_empty()).then_some(link)
 }
 
-fn parse_xdp(data: &[u8]) -> Option<Attached> {
+fn parse_xdp(data: &[u8]) -> Option<AttachedXdp> {
     const ATTACHED: u16 = 2;
     const PROG_ID: u16 = 4;
     let mut mode = None;
@@ -96,7 +96,7 @@ fn parse_xdp(data: &[u8]) -> Option<Attached> {
             _ => {}
         }
     }
-    Some(Attached {
+    Some(AttachedXdp {
         mode: mode?,
         program,
     })
@@ -165,7 +165,7 @@ mod tests {
                 name: "veth0".to_owned(),
                 driver: Some("veth".to_owned()),
                 mtu: 1500,
-                attached: Some(Attached {
+                attached: Some(AttachedXdp {
                     mode: "native",
                     program: Some(77)
                 }),

@@ -100,7 +100,7 @@ fn write_interfaces(text: &mut String, interfaces: &[Interface], style: Style) {
 mod tests {
     use super::super::examine::examine;
     use super::super::facts::{Facts, Reading};
-    use super::super::links::{Attached, Link};
+    use super::super::links::{AttachedXdp, Link};
     use super::*;
     use crate::kernel::btf;
 
@@ -127,7 +127,7 @@ mod tests {
     /// lockdown, few capabilities.
     fn poor() -> Facts {
         let mut attached = link("eth0", "virtio_net", 1500, 1);
-        attached.attached = Some(Attached {
+        attached.attached = Some(AttachedXdp {
             mode: "generic",
             program: Some(12),
         });
@@ -149,7 +149,7 @@ mod tests {
     fn hidden() -> Facts {
         Facts {
             release: "6.12.117-cloud-amd64".to_owned(),
-            btf: Err(btf::Error::Read {
+            btf: Err(btf::BtfError::Read {
                 path: btf::VMLINUX.to_owned(),
                 source: std::io::ErrorKind::PermissionDenied.into(),
             }),
@@ -191,7 +191,7 @@ mod tests {
     #[test]
     fn without_btf_nothing_works() {
         let mut facts = hidden();
-        facts.btf = Err(btf::Error::Read {
+        facts.btf = Err(btf::BtfError::Read {
             path: btf::VMLINUX.to_owned(),
             source: std::io::ErrorKind::NotFound.into(),
         });

@@ -14,7 +14,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::Registry;
 
-use super::families::{Kind, Value};
+use super::families::{MetricKind, SampleValue};
 use super::{Exposition, buckets};
 
 /// None of the metrics has exemplars.
@@ -42,23 +42,23 @@ impl Collector for Exposition {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         for family in self.families() {
             let kind = match family.kind {
-                Kind::Counter => MetricType::Counter,
-                Kind::Gauge => MetricType::Gauge,
-                Kind::Histogram => MetricType::Histogram,
+                MetricKind::Counter => MetricType::Counter,
+                MetricKind::Gauge => MetricType::Gauge,
+                MetricKind::Histogram => MetricType::Histogram,
             };
             let mut metric = encoder.encode_descriptor(family.name, family.help, None, kind)?;
             for sample in &family.samples {
                 let mut metric = metric.encode_family(&sample.labels)?;
                 match (sample.value, family.kind) {
-                    (Value::Count(value), Kind::Counter) => {
+                    (SampleValue::Count(value), MetricKind::Counter) => {
                         metric.encode_counter::<NoLabelSet, _, f64>(&value, None)?;
                     }
-                    (Value::Number(value), Kind::Counter) => {
+                    (SampleValue::Number(value), MetricKind::Counter) => {
                         metric.encode_counter::<NoLabelSet, _, f64>(&value, None)?;
                     }
-                    (Value::Count(value), _) => metric.encode_gauge(&value)?,
-                    (Value::Number(value), _) => metric.encode_gauge(&value)?,
-                    (Value::Histogram { data, shown }, _) => {
+                    (SampleValue::Count(value), _) => metric.encode_gauge(&value)?,
+                    (SampleValue::Number(value), _) => metric.encode_gauge(&value)?,
+                    (SampleValue::Histogram { data, shown }, _) => {
                         let native = buckets::native(data);
                         metric.encode_histogram_with_native(
                             data.sum_seconds,

@@ -4,7 +4,7 @@
 //! is the same whichever of the two a scraper asks for.
 
 use super::buckets;
-use super::families::{Family, Kind, Labels, Value};
+use super::families::{Family, Labels, MetricKind, SampleValue};
 
 /// The families as text.
 pub fn encode(families: &[Family<'_>]) -> String {
@@ -24,9 +24,9 @@ struct Writer {
 impl Writer {
     fn family(&mut self, family: &Family<'_>) {
         let (kind, suffix) = match family.kind {
-            Kind::Counter => ("counter", "_total"),
-            Kind::Gauge => ("gauge", ""),
-            Kind::Histogram => ("histogram", ""),
+            MetricKind::Counter => ("counter", "_total"),
+            MetricKind::Gauge => ("gauge", ""),
+            MetricKind::Histogram => ("histogram", ""),
         };
         let name = family.name;
         self.put(&["# HELP ", name, suffix, " "]);
@@ -35,9 +35,9 @@ impl Writer {
         for sample in &family.samples {
             let labels = &sample.labels;
             match sample.value {
-                Value::Count(value) => self.line(name, suffix, labels, None, value),
-                Value::Number(value) => self.float_line(name, suffix, labels, value),
-                Value::Histogram { data, shown } => {
+                SampleValue::Count(value) => self.line(name, suffix, labels, None, value),
+                SampleValue::Number(value) => self.float_line(name, suffix, labels, value),
+                SampleValue::Histogram { data, shown } => {
                     let mut below = 0;
                     for (bound, count) in buckets::classic(data, shown) {
                         below += count;

@@ -7,8 +7,6 @@
 
 use std::{collections::HashMap, path::Path};
 
-use thiserror::Error;
-
 /// Where the running kernel shows its types.
 pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 
@@ -36,8 +34,8 @@ mod kind {
 }
 
 /// What is wrong with a BTF file.
-#[derive(Debug, Error)]
-pub enum Error {
+#[derive(Debug, thiserror::Error)]
+pub enum BtfError {
     /// It cannot be read.
     #[error("cannot read {path}; the kernel must be built with CONFIG_DEBUG_INFO_BTF=y")]
     Read {
@@ -120,7 +118,7 @@ impl Btf {
     /// # Errors
     ///
     /// The file is missing, unreadable or malformed.
-    pub fn from_sys_fs() -> Result<Self, Error> {
+    pub fn from_sys_fs() -> Result<Self, BtfError> {
         Self::from_file(Path::new(VMLINUX), None)
     }
 
@@ -129,13 +127,13 @@ impl Btf {
     /// # Errors
     ///
     /// As [`Self::from_sys_fs`].
-    pub fn from_file(path: &Path, base: Option<&Self>) -> Result<Self, Error> {
+    pub fn from_file(path: &Path, base: Option<&Self>) -> Result<Self, BtfError> {
         let name = path.display().to_string();
-        let data = std::fs::read(path).map_err(|source| Error::Read {
+        let data = std::fs::read(path).map_err(|source| BtfError::Read {
             path: name.clone(),
             source,
         })?;
-        Self::parse(data, base).map_err(|what| Error::Malformed { path: name, what })
+        Self::parse(data, base).map_err(|what| BtfError::Malformed { path: name, what })
     }
 
     /// Parses BTF from memory.

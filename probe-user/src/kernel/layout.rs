@@ -1,13 +1,12 @@
 //! Looks up the kernel fields that the programs read.
 
 use probe_common::layout::{ABSENT, ENTRIES, Entry, KernelLayout, Source};
-use thiserror::Error;
 
 use super::btf::Btf;
 
 /// A field that the tool cannot do without is not there.
-#[derive(Debug, Error, PartialEq, Eq)]
-pub enum Error {
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LayoutError {
     /// It is missing.
     #[error("this kernel has no field {0}, which edgeprobe needs; see `edgeprobe doctor`")]
     Missing(&'static str),
@@ -28,7 +27,7 @@ pub enum Error {
 /// # Errors
 ///
 /// A required field is missing or has another size.
-pub fn resolve(btf: &Btf) -> Result<KernelLayout, Error> {
+pub fn resolve(btf: &Btf) -> Result<KernelLayout, LayoutError> {
     let mut values = [ABSENT; ENTRIES.len()];
     for (value, entry) in values.iter_mut().zip(ENTRIES) {
         *value = resolve_entry(btf, entry)?;
@@ -36,7 +35,7 @@ pub fn resolve(btf: &Btf) -> Result<KernelLayout, Error> {
     Ok(KernelLayout::from_values(values))
 }
 
-fn resolve_entry(btf: &Btf, entry: &Entry) -> Result<u32, Error> {
+fn resolve_entry(btf: &Btf, entry: &Entry) -> Result<u32, LayoutError> {
     let (name, found) = match entry.source {
         Source::Argument(tracepoint, argument) => {
             let args = btf.tracepoint_args(tracepoint).unwrap_or_default();
@@ -64,7 +63,7 @@ fn resolve_entry(btf: &Btf, entry: &Entry) -> Result<u32, Error> {
                 && entry.size != 0
                 && field.size != entry.size
             {
-                return Err(Error::Size {
+                return Err(LayoutError::Size {
                     name: path,
                     found: field.size,
                     expected: entry.size,
@@ -75,7 +74,7 @@ fn resolve_entry(btf: &Btf, entry: &Entry) -> Result<u32, Error> {
     };
     match found {
         Some(value) => Ok(value),
-        None if entry.required => Err(Error::Missing(name)),
+        None if entry.required => Err(LayoutError::Missing(name)),
         None => Ok(ABSENT),
     }
 }

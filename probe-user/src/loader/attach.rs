@@ -9,7 +9,7 @@ use probe_common::{config::SENDS_AFTER, kfunc, once::COPIES, owner};
 use super::{
     Globals, Loaded,
     hooks::{ACCEPT, CGROUPS, HOOKS, Hook, SOCK_SEND, TCP_SEND},
-    iterate::{HOLDERS, VISIT, load_iterator},
+    iterate::{ITER_TASK_FILE, ITER_TCP, load_iterator},
     load::{open, program, refusal},
 };
 use crate::kernel::kfuncs::Kfuncs;
@@ -112,16 +112,16 @@ fn attach_all(
             }
         }
     }
-    load_iterator(&mut loaded.ebpf, VISIT, "tcp", btf)
-        .with_context(|| format!("cannot load {VISIT} for iter/tcp; see `edgeprobe doctor`"))?;
+    load_iterator(&mut loaded.ebpf, ITER_TCP, "tcp", btf)
+        .with_context(|| format!("cannot load {ITER_TCP} for iter/tcp; see `edgeprobe doctor`"))?;
     loaded
         .programs
-        .push(program(VISIT, "iter/tcp".to_owned(), String::new()));
-    let loaded_holders = load_iterator(&mut loaded.ebpf, HOLDERS, "task_file", btf);
-    let note = loaded_holders.map_or_else(|error| format!("{error:#}"), |()| String::new());
+        .push(program(ITER_TCP, "iter/tcp".to_owned(), String::new()));
+    let loaded_iterator = load_iterator(&mut loaded.ebpf, ITER_TASK_FILE, "task_file", btf);
+    let note = loaded_iterator.map_or_else(|error| format!("{error:#}"), |()| String::new());
     loaded
         .programs
-        .push(program(HOLDERS, "iter/task_file".to_owned(), note));
+        .push(program(ITER_TASK_FILE, "iter/task_file".to_owned(), note));
     let note = match globals.config.payload {
         0 => "this kernel lets no tracing program read a payload (6.12 and later do)",
         _ => "",

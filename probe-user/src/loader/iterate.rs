@@ -6,9 +6,9 @@ use aya::{Btf, Ebpf, programs::Iter};
 use super::load::refusal;
 
 /// Visits all sockets of a network namespace.
-pub const VISIT: &str = "tcp_visit";
+pub const ITER_TCP: &str = "tcp_visit";
 /// Visits all open files.
-pub const HOLDERS: &str = "sock_holders";
+pub const ITER_TASK_FILE: &str = "sock_holders";
 
 pub(super) fn load_iterator(
     ebpf: &mut Ebpf,
@@ -25,7 +25,7 @@ pub(super) fn load_iterator(
         .map_err(|error| anyhow!(refusal(&error)))
 }
 
-/// Runs an iterator, [`VISIT`] for the network namespace of the calling thread,
+/// Runs an iterator, [`ITER_TCP`] for the network namespace of the calling thread,
 /// and returns what the program wrote.
 ///
 /// # Errors

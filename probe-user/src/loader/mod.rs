@@ -11,6 +11,6 @@ pub use self::{
     attach::host,
     device::device,
     hooks::{SOCK_SEND, TCP_SEND},
-    iterate::{HOLDERS, VISIT, iterate},
+    iterate::{ITER_TASK_FILE, ITER_TCP, iterate},
     load::{Globals, Loaded, memory_bytes, possible_cpus},
 };

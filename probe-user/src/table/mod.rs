@@ -43,7 +43,7 @@ impl Basis {
 
 /// When a column is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum ColumnKind {
     /// As it is.
     Plain,
     /// A counter: its title ends in `/s` where rates are shown.
@@ -57,7 +57,7 @@ pub struct Column<R> {
     /// Heading.
     pub title: &'static str,
     /// When it is shown.
-    pub kind: Kind,
+    pub kind: ColumnKind,
     /// Columns of high rank go first where the terminal is narrow; 0 stays.
     pub rank: u8,
     /// The cell of a row.
@@ -69,7 +69,7 @@ macro_rules! columns {
     ($row:ty; $($title:literal $kind:ident $rank:literal $value:expr;)+) => {
         &[$($crate::table::Column::<$row> {
             title: $title,
-            kind: $crate::table::Kind::$kind,
+            kind: $crate::table::ColumnKind::$kind,
             rank: $rank,
             value: $value,
         }),+]
@@ -115,7 +115,7 @@ impl Table {
         let rates = matches!(basis, Basis::Rates(_));
         let shown: Vec<&Column<R>> = columns
             .iter()
-            .filter(|column| rates || column.kind != Kind::RatesOnly)
+            .filter(|column| rates || column.kind != ColumnKind::RatesOnly)
             .collect();
         Self {
             title,
@@ -124,10 +124,10 @@ impl Table {
                 .iter()
                 .map(|column| Heading {
                     title: match column.kind {
-                        Kind::Plain => column.title.to_owned(),
-                        Kind::RatesOnly => format!("{}/s", column.title),
-                        Kind::Counter if rates => format!("{}/s", column.title),
-                        Kind::Counter => column.title.to_owned(),
+                        ColumnKind::Plain => column.title.to_owned(),
+                        ColumnKind::RatesOnly => format!("{}/s", column.title),
+                        ColumnKind::Counter if rates => format!("{}/s", column.title),
+                        ColumnKind::Counter => column.title.to_owned(),
                     },
                     rank: column.rank,
                 })
@@ -339,19 +339,19 @@ mod tests {
     const COLUMNS: &[Column<Row>] = &[
         Column {
             title: "name",
-            kind: Kind::Plain,
+            kind: ColumnKind::Plain,
             rank: 0,
             value: |r, _| Value::Text(r.0.to_owned()),
         },
         Column {
             title: "now",
-            kind: Kind::Plain,
+            kind: ColumnKind::Plain,
             rank: 1,
             value: |r, _| Value::Count(r.1),
         },
         Column {
             title: "seen",
-            kind: Kind::Counter,
+            kind: ColumnKind::Counter,
             rank: 2,
             value: |r, basis| basis.counter(r.2, Some(r.2 / 2)),
         },

@@ -75,7 +75,7 @@ pub struct Seen {
 
 /// The tables of a screen.
 #[derive(Clone, Debug)]
-pub struct Tables {
+pub struct ScreenTables {
     /// The one that can be sorted and moved in.
     pub main: Table,
     /// The column it is sorted by, and whether in reverse.
@@ -173,7 +173,7 @@ impl AppState {
     }
 
     /// The tables of the current screen, the first filtered and sorted.
-    pub fn tables(&self) -> Option<Tables> {
+    pub fn tables(&self) -> Option<ScreenTables> {
         let seen = self.shown()?;
         let input = TableInput::rates(&seen.snapshot, seen.change.as_ref());
         let (mut main, mut below) = self.screen.tables(input);
@@ -196,7 +196,7 @@ impl AppState {
                 table.sort_by(column, false);
             }
         }
-        Some(Tables {
+        Some(ScreenTables {
             main,
             sorted,
             below,
@@ -305,7 +305,7 @@ impl AppState {
     }
 
     fn sort_next(&mut self) {
-        let Some(Tables { main, sorted, .. }) = self.tables() else {
+        let Some(ScreenTables { main, sorted, .. }) = self.tables() else {
             return;
         };
         let next = sorted.map_or(0, |(column, _)| column + 1) % main.headings.len().max(1);

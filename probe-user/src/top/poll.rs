@@ -40,7 +40,7 @@ pub fn open<S: SnapshotSource + Send + 'static>(
             description: format!("daemon on {}", path.display()),
             is_new: false,
         }),
-        Err(unix::Error::NotRunning { .. }) => {
+        Err(unix::SocketError::NotRunning { .. }) => {
             let source = start(config).with_context(|| {
                 let hint = if Uid::effective().is_root() {
                     ""

@@ -6,7 +6,7 @@ use ratatui::style::{Color, Modifier, Style as Look};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::Paragraph;
 
-use super::app::{AppState, Screen, Seen, Tables};
+use super::app::{AppState, Screen, ScreenTables, Seen};
 use super::health;
 use super::keys::KEYMAP;
 use super::once;
@@ -149,7 +149,7 @@ fn draw_help(state: &AppState, frame: &mut Frame, area: Rect) {
 fn draw_tables(state: &AppState, frame: &mut Frame, area: Rect) {
     let (
         Some(seen),
-        Some(Tables {
+        Some(ScreenTables {
             main,
             sorted,
             below,

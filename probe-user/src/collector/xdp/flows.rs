@@ -1,11 +1,11 @@
 //! The flow table of a device: read, and cleared of flows that have ended.
 //!
-//! A flow gives up its place in two steps, since a packet may be counting in it just
-//! then. At one reading the place is marked, and no packet takes it for its own from
-//! there on; at a later one what it counted is added to the flows of the past, and
-//! the place is free. Should a packet be later still, it counts for whoever has the
-//! place next: the sum over all places and the past stays exact. A flow that comes
-//! back just then may have two places for a while.
+//! A flow is evicted in two steps, since a packet may be counting in its slot just
+//! then. At one reading the slot is marked, and no later packet takes it for its own.
+//! At a later reading what it counted is added to the evicted flows, and the slot is
+//! free. Should a packet be later still, it counts for the next owner of the slot: the
+//! sum over all slots and the evicted flows stays exact. A flow that comes back just
+//! then may have two slots for a while.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -23,28 +23,28 @@ use crate::{
     model::PacketFlow,
 };
 
-/// How long a place is marked at the least: longer than a packet takes.
+/// How long a slot is marked at the least: longer than a packet takes.
 const GRACE: Duration = Duration::from_millis(100);
 
 /// What is remembered from one reading to the next.
 #[derive(Debug)]
-pub struct Flows {
-    /// Flows that are told apart.
+pub struct FlowTable {
+    /// Flows that are tracked separately.
     most: u32,
-    /// How long a flow without packets keeps its place where places are scarce.
+    /// How long a flow without packets keeps its slot where slots are scarce.
     idle: Duration,
-    /// Packets of each place when the places were last looked at for that; the
+    /// Packets of each slot when the slots were last looked at for that; the
     /// lower half of the number will do.
     seen: Vec<u32>,
     looked_at: Instant,
     /// Places that are marked.
     leaving: Vec<usize>,
-    past: Past,
+    evicted: EvictedFlows,
 }
 
-/// Flows that have given up their place.
+/// Flows that were evicted.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Past {
+pub struct EvictedFlows {
     /// How many.
     pub flows: u64,
     /// What they counted.
@@ -53,17 +53,17 @@ pub struct Past {
 
 /// What is in the table.
 #[derive(Debug)]
-pub struct Reading {
+pub struct FlowReading {
     /// The flows.
     pub flows: Vec<(FlowKey, Traffic)>,
-    /// The sum over all places.
+    /// The sum over all slots.
     pub sum: Traffic,
-    /// What is in no place any more.
-    pub past: Past,
+    /// What is in no slot any more.
+    pub evicted: EvictedFlows,
 }
 
-impl Flows {
-    /// A table for `most` flows, in which those without packets for `idle` make room
+impl FlowTable {
+    /// A table for `most` flows, in which those without packets for `idle` are evicted
     /// once it is half full.
     pub fn new(most: u32, idle: Duration) -> Self {
         Self {
@@ -72,24 +72,24 @@ impl Flows {
             seen: vec![0; flow_places(most) as usize],
             looked_at: Instant::now(),
             leaving: Vec::new(),
-            past: Past::default(),
+            evicted: EvictedFlows::default(),
         }
     }
 
-    /// Flows that are told apart.
+    /// Flows that are tracked separately.
     pub fn most(&self) -> u32 {
         self.most
     }
 
-    /// Reads the table of a device and takes places from flows that have ended.
+    /// Reads the table of a device and evicts flows that have ended.
     ///
     /// # Errors
     ///
     /// The kernel does not map it.
-    pub fn read(&mut self, loaded: &Loaded) -> anyhow::Result<Reading> {
+    pub fn read(&mut self, loaded: &Loaded) -> anyhow::Result<FlowReading> {
         // Mapped for this moment only: all of it would count as resident memory.
-        let table = Table {
-            places: MmapArray::writable(loaded, "FLOWS", self.seen.len())?,
+        let table = MappedFlows {
+            slots: MmapArray::writable(loaded, "FLOWS", self.seen.len())?,
             taken: MmapArray::writable(loaded, "FLOW_COUNT", 1)?,
         };
         if self.looked_at.elapsed() >= GRACE {
@@ -98,10 +98,10 @@ impl Flows {
         if self.looked_at.elapsed() >= self.idle {
             self.mark(&table);
         }
-        let mut reading = Reading {
+        let mut reading = FlowReading {
             flows: Vec::new(),
             sum: Traffic::default(),
-            past: self.past,
+            evicted: self.evicted,
         };
         for n in 0..self.seen.len() {
             let traffic = table.traffic(n);
@@ -115,9 +115,9 @@ impl Flows {
         Ok(reading)
     }
 
-    /// Marks the places of flows that have had no packet since the last time, if
+    /// Marks the slots of flows that have had no packet since the last time, if
     /// more than half of the flows that there may be are there.
-    fn mark(&mut self, table: &Table) {
+    fn mark(&mut self, table: &MappedFlows) {
         let is_scarce = table.taken().load(Ordering::Relaxed) > u64::from(self.most) / 2;
         for (n, seen) in self.seen.iter_mut().enumerate() {
             let packets = table.traffic(n).packets as u32;
@@ -136,15 +136,15 @@ impl Flows {
         self.looked_at = Instant::now();
     }
 
-    /// Frees the places that are marked.
-    fn free(&mut self, table: &Table) {
+    /// Frees the slots that are marked.
+    fn free(&mut self, table: &MappedFlows) {
         for n in self.leaving.drain(..) {
             let [packets, bytes] = table
                 .counters(n)
                 .map(|count| count.swap(0, Ordering::AcqRel));
-            self.past.traffic.packets += packets;
-            self.past.traffic.bytes += bytes;
-            self.past.flows += 1;
+            self.evicted.traffic.packets += packets;
+            self.evicted.traffic.bytes += bytes;
+            self.evicted.flows += 1;
             self.seen[n] = 0;
             table.tag(n).store(LEFT, Ordering::Release);
             table.taken().fetch_sub(1, Ordering::Relaxed);
@@ -154,24 +154,24 @@ impl Flows {
 }
 
 /// The table as it is mapped.
-struct Table {
-    places: MmapArray<Flow>,
+struct MappedFlows {
+    slots: MmapArray<Flow>,
     taken: MmapArray<u64>,
 }
 
-impl Table {
+impl MappedFlows {
     fn tag(&self, n: usize) -> &AtomicU64 {
         // SAFETY: a word of the mapping, which the programs too write at once.
-        unsafe { AtomicU64::from_ptr(&raw mut (*self.places.element(n)).tag) }
+        unsafe { AtomicU64::from_ptr(&raw mut (*self.slots.element(n)).tag) }
     }
 
     fn counters(&self, n: usize) -> [&AtomicU64; 2] {
-        let place = self.places.element(n);
+        let slot = self.slots.element(n);
         // SAFETY: likewise.
         unsafe {
             [
-                AtomicU64::from_ptr(&raw mut (*place).traffic.packets),
-                AtomicU64::from_ptr(&raw mut (*place).traffic.bytes),
+                AtomicU64::from_ptr(&raw mut (*slot).traffic.packets),
+                AtomicU64::from_ptr(&raw mut (*slot).traffic.bytes),
             ]
         }
     }
@@ -183,7 +183,7 @@ impl Table {
 
     fn key(&self, n: usize) -> FlowKey {
         // SAFETY: an element of the mapping; any bytes are a key.
-        unsafe { (&raw const (*self.places.element(n)).key).read_volatile() }
+        unsafe { (&raw const (*self.slots.element(n)).key).read_volatile() }
     }
 
     fn taken(&self) -> &AtomicU64 {
@@ -191,16 +191,16 @@ impl Table {
         unsafe { AtomicU64::from_ptr(self.taken.element(0)) }
     }
 
-    /// A place that was given up is as good as one that was never taken if nothing
+    /// A slot that was given up is as good as one that was never taken if nothing
     /// is behind it, and so are those before it.
     fn clear(&self, mut n: usize) {
-        let places = self.places.len();
-        while self.tag((n + 1) % places).load(Ordering::Acquire) == EMPTY
+        let slots = self.slots.len();
+        while self.tag((n + 1) % slots).load(Ordering::Acquire) == EMPTY
             && (self.tag(n))
                 .compare_exchange(LEFT, EMPTY, Ordering::AcqRel, Ordering::Relaxed)
                 .is_ok()
         {
-            n = (n + places - 1) % places;
+            n = (n + slots - 1) % slots;
         }
     }
 }

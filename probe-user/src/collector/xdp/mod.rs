@@ -7,7 +7,7 @@ use probe_common::packet::{Protocol, Traffic};
 
 mod flows;
 
-use self::flows::{Flows, Reading};
+use self::flows::{FlowReading, FlowTable};
 use crate::{
     config::Config,
     kernel::netns::NetNs,
@@ -20,16 +20,16 @@ const TOP_FLOWS: usize = 100;
 
 /// A device whose packets are counted, or that could not be had.
 #[derive(Debug)]
-pub struct Device {
+pub struct XdpDevice {
     /// Its name.
     pub name: String,
     mode: &'static str,
     /// The program and its maps.
     pub loaded: Loaded,
-    flows: Flows,
+    flows: FlowTable,
 }
 
-impl Device {
+impl XdpDevice {
     /// Reads its maps once.
     pub fn read(&mut self) -> anyhow::Result<model::Device> {
         let mut device = model::Device {
@@ -39,10 +39,10 @@ impl Device {
         };
         // The flows first and the totals after them: what arrives in between is
         // in the totals and not yet in the flows, never the other way round.
-        let Reading {
+        let FlowReading {
             mut flows,
             sum,
-            past,
+            evicted,
         } = self.flows.read(&self.loaded)?;
         device.flows = flows.len() as u64;
         flows.sort_by_key(|(_, traffic)| std::cmp::Reverse(traffic.bytes));
@@ -51,15 +51,15 @@ impl Device {
             .iter()
             .map(|(key, traffic)| flows::packet_flow(key, *traffic))
             .collect();
-        device.past_flows = past.flows;
-        device.past_packets = past.traffic.packets;
-        device.past_bytes = past.traffic.bytes;
+        device.past_flows = evicted.flows;
+        device.past_packets = evicted.traffic.packets;
+        device.past_bytes = evicted.traffic.bytes;
         let overflow: Array<&MapData, Traffic> = self.loaded.map("OVERFLOW")?;
         let overflow = overflow.get(&0, 0)?;
         device.overflow_packets = overflow.packets;
         device.overflow_bytes = overflow.bytes;
-        device.flow_packets = sum.packets + past.traffic.packets + overflow.packets;
-        device.flow_bytes = sum.bytes + past.traffic.bytes + overflow.bytes;
+        device.flow_packets = sum.packets + evicted.traffic.packets + overflow.packets;
+        device.flow_bytes = sum.bytes + evicted.traffic.bytes + overflow.bytes;
         let totals: Array<&MapData, Traffic> = self.loaded.map("DEVICE")?;
         let protocols = Protocol::NAMES.len() as u32;
         for (n, protocol) in Protocol::NAMES.into_iter().enumerate() {
@@ -93,7 +93,7 @@ impl Device {
 
 /// An interface of the configuration, and where it is.
 #[derive(Debug)]
-pub struct Place {
+pub struct FoundInterface {
     interface: String,
     netns: NetNs,
     /// Name of the device in the numbers.
@@ -107,9 +107,12 @@ pub struct Place {
 /// # Errors
 ///
 /// There is no such interface.
-pub fn find(config: &Config, namespaces: &HashMap<u32, NetNs>) -> anyhow::Result<Vec<Place>> {
+pub fn find(
+    config: &Config,
+    namespaces: &HashMap<u32, NetNs>,
+) -> anyhow::Result<Vec<FoundInterface>> {
     let own = NetNs::own()?;
-    let mut places = Vec::new();
+    let mut found = Vec::new();
     for interface in &config.packets.interfaces {
         let candidates: Vec<&NetNs> = if namespaces.is_empty() {
             vec![&own]
@@ -128,7 +131,7 @@ pub fn find(config: &Config, namespaces: &HashMap<u32, NetNs>) -> anyhow::Result
             );
         }
         let is_one = having.len() == 1;
-        places.extend(having.into_iter().map(|netns| Place {
+        found.extend(having.into_iter().map(|netns| FoundInterface {
             interface: interface.clone(),
             netns: netns.clone(),
             name: match &netns.name {
@@ -137,7 +140,7 @@ pub fn find(config: &Config, namespaces: &HashMap<u32, NetNs>) -> anyhow::Result
             },
         }));
     }
-    Ok(places)
+    Ok(found)
 }
 
 /// Attaches the program to interfaces.
@@ -149,24 +152,24 @@ pub fn attach(
     config: &Config,
     btf: &aya::Btf,
     globals: &Globals,
-    places: Vec<Place>,
-) -> anyhow::Result<Vec<Device>> {
+    found: Vec<FoundInterface>,
+) -> anyhow::Result<Vec<XdpDevice>> {
     let mut devices = Vec::new();
-    for place in places {
+    for one in found {
         let (loaded, mode) = loader::device(
             btf,
             globals,
-            &place.netns,
-            &place.interface,
+            &one.netns,
+            &one.interface,
             config.packets.xdp_mode,
             config.packets.flows,
             config.noop_programs,
         )?;
-        devices.push(Device {
-            name: place.name,
+        devices.push(XdpDevice {
+            name: one.name,
             mode: mode.unwrap_or_default(),
             loaded,
-            flows: Flows::new(config.packets.flows, config.packets.flow_idle),
+            flows: FlowTable::new(config.packets.flows, config.packets.flow_idle),
         });
     }
     Ok(devices)

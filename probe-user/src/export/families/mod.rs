@@ -15,7 +15,7 @@ pub const REVISION: &str = match option_env!("EDGEPROBE_REVISION") {
 /// Type of a family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the names are those of Prometheus")]
-pub enum Kind {
+pub enum MetricKind {
     Counter,
     Gauge,
     Histogram,
@@ -29,7 +29,7 @@ pub struct Family<'a> {
     /// One sentence.
     pub help: &'static str,
     /// Type.
-    pub kind: Kind,
+    pub kind: MetricKind,
     /// The series; each combination of labels once.
     pub samples: Vec<Sample<'a>>,
 }
@@ -43,12 +43,12 @@ pub struct Sample<'a> {
     /// Its labels.
     pub labels: Labels<'a>,
     /// Its value.
-    pub value: Value<'a>,
+    pub value: SampleValue<'a>,
 }
 
 /// Value of a series.
 #[derive(Clone, Copy, Debug)]
-pub enum Value<'a> {
+pub enum SampleValue<'a> {
     /// A whole number.
     Count(u64),
     /// Any other number.
@@ -62,8 +62,8 @@ pub enum Value<'a> {
     },
 }
 
-use Kind::{Counter, Gauge};
-use Value::Count;
+use MetricKind::{Counter, Gauge};
+use SampleValue::Count;
 
 impl Exposition {
     /// All families that have a series.
@@ -109,8 +109,8 @@ impl<'a> Builder<'a> {
         &mut self,
         name: &'static str,
         help: &'static str,
-        kind: Kind,
-        samples: impl IntoIterator<Item = (Labels<'a>, Value<'a>)>,
+        kind: MetricKind,
+        samples: impl IntoIterator<Item = (Labels<'a>, SampleValue<'a>)>,
     ) {
         let samples: Vec<_> = samples
             .into_iter()
@@ -126,7 +126,13 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn single(&mut self, name: &'static str, help: &'static str, kind: Kind, value: Value<'a>) {
+    fn single(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        kind: MetricKind,
+        value: SampleValue<'a>,
+    ) {
         self.family(name, help, kind, [(Vec::new(), value)]);
     }
 

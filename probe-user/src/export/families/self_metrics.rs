@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use super::{
     Builder,
-    Kind::{Counter, Gauge},
-    Value::{Count, Number},
+    MetricKind::{Counter, Gauge},
+    SampleValue::{Count, Number},
 };
 use crate::model::{MapUse, Process, Snapshot};
 

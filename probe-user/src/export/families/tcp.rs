@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Builder,
-    Kind::{self, Counter, Gauge},
-    Labels,
-    Value::{self, Count},
+    Builder, Labels,
+    MetricKind::{self, Counter, Gauge},
+    SampleValue::{self, Count},
 };
 use crate::{
     export::buckets,
@@ -15,7 +14,12 @@ use crate::{
 
 impl<'a> Builder<'a> {
     pub(super) fn tcp(&mut self, tcp: &'a [TcpSeries]) {
-        type Single = (&'static str, &'static str, Kind, fn(&TcpSeries) -> u64);
+        type Single = (
+            &'static str,
+            &'static str,
+            MetricKind,
+            fn(&TcpSeries) -> u64,
+        );
         const SINGLE: [Single; 11] = [
             (
                 "edgeprobe_tcp_connections_opened",
@@ -182,9 +186,19 @@ impl<'a> Builder<'a> {
             let sample = |series: &'a TcpSeries| {
                 let data = data(series);
                 let is_shown = always || !data.slots.is_empty();
-                is_shown.then(|| (labels(&series.labels), Value::Histogram { data, shown }))
+                is_shown.then(|| {
+                    (
+                        labels(&series.labels),
+                        SampleValue::Histogram { data, shown },
+                    )
+                })
             };
-            self.family(name, help, Kind::Histogram, tcp.iter().filter_map(sample));
+            self.family(
+                name,
+                help,
+                MetricKind::Histogram,
+                tcp.iter().filter_map(sample),
+            );
         }
     }
 
@@ -223,9 +237,9 @@ impl<'a> Builder<'a> {
         self.family(
             "edgeprobe_tcp_accept_queue_duration_seconds",
             "ESTABLISHED to the first use of the socket by the program that accepted it, an upper bound of the time in the accept queue; to the return of accept() where accept_queue_exact is set.",
-            Kind::Histogram,
+            MetricKind::Histogram,
             waits.map(|listener| {
-                let value = Value::Histogram {
+                let value = SampleValue::Histogram {
                     data: &listener.accept_queue,
                     shown: &buckets::LATENCY,
                 };

@@ -9,7 +9,7 @@ use crate::model::{Lost, MapUse, Program, Snapshot};
 
 /// What `/status` shows.
 #[derive(Serialize)]
-struct Status<'a> {
+struct StatusPage<'a> {
     version: &'a str,
     revision: &'a str,
     /// Whether there is a fresh snapshot; if not, `reason` says why.
@@ -17,18 +17,18 @@ struct Status<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
     #[serde(flatten)]
-    daemon: Option<Daemon<'a>>,
+    daemon: Option<DaemonStatus<'a>>,
 }
 
 /// What the daemon says about itself.
 #[derive(Serialize)]
-struct Daemon<'a> {
+struct DaemonStatus<'a> {
     kernel: &'a str,
     daemon_version: &'a str,
     start_seconds: f64,
     timestamp_seconds: f64,
     programs: &'a [Program],
-    devices: Vec<Device<'a>>,
+    devices: Vec<DeviceStatus<'a>>,
     capabilities: &'a [String],
     maps: &'a [MapUse],
     /// Only what is not zero.
@@ -36,7 +36,7 @@ struct Daemon<'a> {
 }
 
 #[derive(Serialize)]
-struct Device<'a> {
+struct DeviceStatus<'a> {
     device: &'a str,
     xdp_mode: &'a str,
 }
@@ -47,12 +47,12 @@ pub fn status(latest: Result<Arc<Snapshot>, String>) -> serde_json::Result<Vec<u
         Ok(snapshot) => (Some(snapshot), None),
         Err(reason) => (None, Some(reason)),
     };
-    let status = Status {
+    let status = StatusPage {
         version: env!("CARGO_PKG_VERSION"),
         revision: REVISION,
         up: snapshot.is_some(),
         reason,
-        daemon: snapshot.as_deref().map(|snapshot| Daemon {
+        daemon: snapshot.as_deref().map(|snapshot| DaemonStatus {
             kernel: &snapshot.kernel,
             daemon_version: &snapshot.version,
             start_seconds: snapshot.start_seconds,
@@ -61,7 +61,7 @@ pub fn status(latest: Result<Arc<Snapshot>, String>) -> serde_json::Result<Vec<u
             devices: snapshot
                 .devices
                 .iter()
-                .map(|device| Device {
+                .map(|device| DeviceStatus {
                     device: &device.device,
                     xdp_mode: &device.xdp_mode,
                 })

@@ -7,4 +7,4 @@ pub mod protocol;
 pub mod server;
 
 pub use client::fetch;
-pub use protocol::{Error, Request};
+pub use protocol::{Request, SocketError};

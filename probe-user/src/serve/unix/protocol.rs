@@ -44,7 +44,7 @@ pub struct Request {
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum SocketError {
     /// Nobody listens on the socket.
     #[error(
         "no daemon on {}: start it with `edgeprobe daemon`, or give its --socket",
@@ -103,7 +103,7 @@ pub enum Error {
     Io(io::Error),
 }
 
-impl From<io::Error> for Error {
+impl From<io::Error> for SocketError {
     fn from(error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::UnexpectedEof
@@ -117,7 +117,7 @@ impl From<io::Error> for Error {
 /// Kind of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Kind {
+pub enum FrameKind {
     /// From the client.
     Request = 1,
     /// The answer.
@@ -127,7 +127,7 @@ pub enum Kind {
 }
 
 /// The header of a frame of this version.
-fn header(kind: Kind, length: u32) -> [u8; HEADER] {
+fn header(kind: FrameKind, length: u32) -> [u8; HEADER] {
     let mut header = [0; HEADER];
     header[..4].copy_from_slice(&MAGIC);
     header[4..6].copy_from_slice(&VERSION.to_be_bytes());
@@ -145,14 +145,14 @@ const fn schema() -> u16 {
 /// Writes a frame; `limit` bounds the body.
 pub async fn write<W: AsyncWrite + Unpin>(
     output: &mut W,
-    kind: Kind,
+    kind: FrameKind,
     body: &[u8],
     limit: u32,
-) -> Result<(), Error> {
+) -> Result<(), SocketError> {
     let length = u32::try_from(body.len())
         .ok()
         .filter(|&length| length <= limit)
-        .ok_or(Error::TooLarge {
+        .ok_or(SocketError::TooLarge {
             length: body.len(),
             limit,
         })?;
@@ -165,7 +165,7 @@ pub async fn write<W: AsyncWrite + Unpin>(
 /// A whole error frame, for who cannot wait until it is written.
 pub fn error_frame(text: &str) -> Vec<u8> {
     let text = &text.as_bytes()[..text.len().min(MAX_REQUEST as usize)];
-    [&header(Kind::Error, text.len() as u32)[..], text].concat()
+    [&header(FrameKind::Error, text.len() as u32)[..], text].concat()
 }
 
 /// Reads the body of a frame of the kind `expected`; `limit` bounds it.
@@ -173,9 +173,9 @@ pub fn error_frame(text: &str) -> Vec<u8> {
 /// The memory for it grows with what arrives, not with what the header claims.
 pub async fn read<R: AsyncRead + Unpin>(
     input: &mut R,
-    expected: Kind,
+    expected: FrameKind,
     limit: u32,
-) -> Result<Vec<u8>, Error> {
+) -> Result<Vec<u8>, SocketError> {
     let mut header = [0; HEADER];
     input.read_exact(&mut header).await?;
     let [
@@ -197,22 +197,22 @@ pub async fn read<R: AsyncRead + Unpin>(
         l3,
     ] = header;
     if [m0, m1, m2, m3] != MAGIC {
-        return Err(Error::NotEdgeprobe);
+        return Err(SocketError::NotEdgeprobe);
     }
     let protocol = u16::from_be_bytes([v0, v1]);
     let its_schema = u16::from_be_bytes([s0, s1]);
     if (protocol, its_schema) != (VERSION, schema()) {
-        return Err(Error::Version {
+        return Err(SocketError::Version {
             protocol,
             schema: its_schema,
         });
     }
-    if kind != expected as u8 && kind != Kind::Error as u8 {
-        return Err(Error::NotEdgeprobe);
+    if kind != expected as u8 && kind != FrameKind::Error as u8 {
+        return Err(SocketError::NotEdgeprobe);
     }
     let length = u32::from_be_bytes([l0, l1, l2, l3]);
     if length > limit {
-        return Err(Error::TooLarge {
+        return Err(SocketError::TooLarge {
             length: length as usize,
             limit,
         });
@@ -220,10 +220,12 @@ pub async fn read<R: AsyncRead + Unpin>(
     let mut body = Vec::new();
     input.take(length.into()).read_to_end(&mut body).await?;
     if body.len() < length as usize {
-        return Err(Error::Truncated);
+        return Err(SocketError::Truncated);
     }
-    if kind == Kind::Error as u8 {
-        return Err(Error::Refused(String::from_utf8_lossy(&body).into_owned()));
+    if kind == FrameKind::Error as u8 {
+        return Err(SocketError::Refused(
+            String::from_utf8_lossy(&body).into_owned(),
+        ));
     }
     Ok(body)
 }
@@ -239,38 +241,41 @@ mod tests {
             .block_on(future)
     }
 
-    fn frame(kind: Kind, body: &[u8]) -> Vec<u8> {
+    fn frame(kind: FrameKind, body: &[u8]) -> Vec<u8> {
         let mut bytes = Vec::new();
         block(write(&mut bytes, kind, body, MAX_RESPONSE)).unwrap();
         bytes
     }
 
-    fn read_back(mut bytes: &[u8]) -> Result<Vec<u8>, Error> {
-        block(read(&mut bytes, Kind::Response, 10))
+    fn read_back(mut bytes: &[u8]) -> Result<Vec<u8>, SocketError> {
+        block(read(&mut bytes, FrameKind::Response, 10))
     }
 
     #[test]
     fn a_frame_survives() {
         assert_eq!(
-            read_back(&frame(Kind::Response, b"0123456789")).unwrap(),
+            read_back(&frame(FrameKind::Response, b"0123456789")).unwrap(),
             b"0123456789"
         );
-        assert_eq!(read_back(&frame(Kind::Response, b"")).unwrap(), b"");
+        assert_eq!(read_back(&frame(FrameKind::Response, b"")).unwrap(), b"");
     }
 
     #[test]
     fn every_truncation_is_noticed() {
-        let bytes = frame(Kind::Response, b"body");
+        let bytes = frame(FrameKind::Response, b"body");
         for length in 0..bytes.len() {
             let result = read_back(&bytes[..length]);
-            assert!(matches!(result, Err(Error::Truncated)), "{length} bytes");
+            assert!(
+                matches!(result, Err(SocketError::Truncated)),
+                "{length} bytes"
+            );
         }
     }
 
     #[test]
     fn another_version_is_named_even_with_a_body_of_another_shape() {
         for (at, protocol, schema) in [(5, 7, 1), (7, 2, 7)] {
-            let mut bytes = frame(Kind::Response, b"longer than the limit");
+            let mut bytes = frame(FrameKind::Response, b"longer than the limit");
             bytes[at] = 7;
             let Err(error) = read_back(&bytes) else {
                 panic!("accepted");
@@ -285,17 +290,17 @@ mod tests {
 
     #[test]
     fn what_is_too_large_is_neither_read_nor_written() {
-        let bytes = frame(Kind::Response, b"01234567890");
+        let bytes = frame(FrameKind::Response, b"01234567890");
         assert!(matches!(
             read_back(&bytes),
-            Err(Error::TooLarge {
+            Err(SocketError::TooLarge {
                 length: 11,
                 limit: 10
             })
         ));
         let mut bytes = Vec::new();
-        let result = block(write(&mut bytes, Kind::Request, &[0; 11], 10));
-        assert!(matches!(result, Err(Error::TooLarge { .. })));
+        let result = block(write(&mut bytes, FrameKind::Request, &[0; 11], 10));
+        assert!(matches!(result, Err(SocketError::TooLarge { .. })));
         assert!(bytes.is_empty());
     }
 
@@ -303,17 +308,18 @@ mod tests {
     fn other_protocols_and_wrong_kinds_are_refused() {
         assert!(matches!(
             read_back(b"GET / HTTP/1.1\r\n\r\n"),
-            Err(Error::NotEdgeprobe)
+            Err(SocketError::NotEdgeprobe)
         ));
         assert!(matches!(
-            read_back(&frame(Kind::Request, b"")),
-            Err(Error::NotEdgeprobe)
+            read_back(&frame(FrameKind::Request, b"")),
+            Err(SocketError::NotEdgeprobe)
         ));
     }
 
     #[test]
     fn an_error_frame_is_an_error() {
-        let Err(Error::Refused(text)) = read_back(&frame(Kind::Error, b"too busy")) else {
+        let Err(SocketError::Refused(text)) = read_back(&frame(FrameKind::Error, b"too busy"))
+        else {
             panic!("not refused");
         };
         assert_eq!(text, "too busy");

@@ -8,7 +8,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use super::protocol::{self, Error, Kind, MAX_REQUEST, MAX_RESPONSE, Request};
+use super::protocol::{self, FrameKind, MAX_REQUEST, MAX_RESPONSE, Request, SocketError};
 use crate::sampler::{CONNECTIONS, Sampler, Unavailable};
 
 /// Clients that are served at a time.
@@ -67,11 +67,11 @@ async fn client(
     sampler: &Sampler,
     large: &Semaphore,
     deadline: Duration,
-) -> Result<(), Error> {
-    let late = |_| Error::Timeout(deadline);
+) -> Result<(), SocketError> {
+    let late = |_| SocketError::Timeout(deadline);
     let request = timeout(
         deadline,
-        protocol::read(&mut stream, Kind::Request, MAX_REQUEST),
+        protocol::read(&mut stream, FrameKind::Request, MAX_REQUEST),
     )
     .await
     .map_err(late)?
@@ -90,14 +90,16 @@ async fn client(
             .unwrap_or(Err(Unavailable::Busy))
             .map_err(|error| error.to_string()),
         // Whoever is no client of ours would not understand.
-        Err(error @ (Error::NotEdgeprobe | Error::Truncated | Error::Io(_))) => return Err(error),
+        Err(error @ (SocketError::NotEdgeprobe | SocketError::Truncated | SocketError::Io(_))) => {
+            return Err(error);
+        }
         Err(error) => Err(error.to_string()),
     };
     let write = async {
         match &answer {
-            Ok(body) => protocol::write(&mut stream, Kind::Response, body, MAX_RESPONSE).await,
+            Ok(body) => protocol::write(&mut stream, FrameKind::Response, body, MAX_RESPONSE).await,
             Err(text) => {
-                protocol::write(&mut stream, Kind::Error, text.as_bytes(), MAX_REQUEST).await
+                protocol::write(&mut stream, FrameKind::Error, text.as_bytes(), MAX_REQUEST).await
             }
         }
     };
@@ -175,7 +177,7 @@ mod tests {
             stream
         }
 
-        fn fetch(&self, connections: usize) -> Result<crate::model::Snapshot, Error> {
+        fn fetch(&self, connections: usize) -> Result<crate::model::Snapshot, SocketError> {
             fetch(&self.path, Request { connections }, LONG)
         }
 
@@ -215,9 +217,9 @@ mod tests {
         let server = server();
         let mut frame = protocol::error_frame("");
         frame[5] = 9;
-        frame[8] = Kind::Request as u8;
+        frame[8] = FrameKind::Request as u8;
         let answer = server.say(&frame);
-        assert_eq!(answer[8], Kind::Error as u8);
+        assert_eq!(answer[8], FrameKind::Error as u8);
         let text = String::from_utf8_lossy(&answer[16..]);
         assert!(text.contains("it speaks protocol 9"), "{text}");
     }
@@ -230,7 +232,7 @@ mod tests {
             br#"{"connections":0}"#,
         ]
         .concat();
-        assert_eq!(server.say(&request)[8], Kind::Response as u8);
+        assert_eq!(server.say(&request)[8], FrameKind::Response as u8);
         for length in 0..request.len() {
             let mut stream = server.connect();
             stream.write_all(&request[..length]).unwrap();
@@ -247,7 +249,7 @@ mod tests {
         let mut unknown = request;
         unknown[17..30].copy_from_slice(b"\"credentials\"");
         let answer = server.say(&unknown);
-        assert_eq!(answer[8], Kind::Error as u8);
+        assert_eq!(answer[8], FrameKind::Error as u8);
         server.fetch(0).unwrap();
     }
 
@@ -304,10 +306,10 @@ mod tests {
         let path = directory.path().join("x.sock");
         let request = Request::default();
         let error = fetch(&path, request, LONG).unwrap_err();
-        assert!(matches!(error, Error::NotRunning { .. }), "{error}");
+        assert!(matches!(error, SocketError::NotRunning { .. }), "{error}");
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         let error = fetch(&path, request, LONG).unwrap_err();
-        assert!(matches!(error, Error::NotRunning { .. }), "{error}");
+        assert!(matches!(error, SocketError::NotRunning { .. }), "{error}");
         assert!(error.to_string().contains("edgeprobe daemon"));
     }
 
@@ -317,6 +319,6 @@ mod tests {
         let path = directory.path().join("x.sock");
         let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
         let error = fetch(&path, Request::default(), SHORT).unwrap_err();
-        assert!(matches!(error, Error::Timeout(_)), "{error}");
+        assert!(matches!(error, SocketError::Timeout(_)), "{error}");
     }
 }
