@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{DEFAULT_SOCKET, XdpMode, parse_duration, parse_listen};
 use crate::logging::LogLevel;
-use crate::sampler::{CONNECTIONS, MAX_CONNECTIONS};
+use crate::sampler::{LISTED_CONNECTIONS, MAX_LISTED_CONNECTIONS};
 
 /// See what the network of this host does, in numbers that the kernel confirms.
 #[derive(Debug, Parser)]
@@ -133,7 +133,7 @@ pub struct TopArgs {
     pub interval: Duration,
 
     /// Open connections that the live view and --json list, those with most bytes first.
-    #[arg(long, value_name = "N", default_value_t = CONNECTIONS as u32, value_parser = clap::value_parser!(u32).range(1..=MAX_CONNECTIONS as i64))]
+    #[arg(long, value_name = "N", default_value_t = LISTED_CONNECTIONS as u32, value_parser = clap::value_parser!(u32).range(1..=MAX_LISTED_CONNECTIONS as i64))]
     pub limit: u32,
 }
 

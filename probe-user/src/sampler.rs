@@ -16,9 +16,9 @@ use crate::collector::Collector;
 use crate::model::{Connection, Snapshot};
 
 /// Live connections in one answer, unless another number is waiting for.
-pub const CONNECTIONS: usize = 1000;
+pub const LISTED_CONNECTIONS: usize = 1000;
 /// Largest number that may be waiting for: about as many are remembered.
-pub const MAX_CONNECTIONS: usize = 100_000;
+pub const MAX_LISTED_CONNECTIONS: usize = 100_000;
 /// Questions that may wait for the collector.
 const MAX_WAITING: usize = 32;
 /// How long an answer about live connections may be given again, so that many
@@ -149,10 +149,10 @@ impl Sampler {
         latest.wait_for(Option::is_some).await.is_ok()
     }
 
-    /// The largest live connections: `limit` of them, [`MAX_CONNECTIONS`] at most,
+    /// The largest live connections: `limit` of them, [`MAX_LISTED_CONNECTIONS`] at most,
     /// or more where there is an answer already. Waits for the collector.
     pub async fn connections(&self, limit: usize) -> Result<Arc<Vec<Connection>>, Unavailable> {
-        let limit = limit.min(MAX_CONNECTIONS);
+        let limit = limit.min(MAX_LISTED_CONNECTIONS);
         let (answer, wait) = oneshot::channel();
         self.requests
             .try_send(ConnectionsRequest { limit, answer })

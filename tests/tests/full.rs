@@ -1,5 +1,5 @@
 //! More connections than are remembered, and more services than are told
-//! apart: what finds no place is counted as lost with its labels, and the sums
+//! apart: what finds no slot is counted as lost with its labels, and the sums
 //! stay exact.
 
 use std::{
@@ -18,10 +18,10 @@ use probe_tests::{
 use probe_user::model::{Snapshot, TcpSeries};
 
 const PORT: u16 = 8080;
-/// Places for connections.
+/// Slots for connections.
 const PLACES: &str = "70";
 /// Connections to each address that stay open: two ends, two addresses, so
-/// more than there are places for.
+/// more than there are slots for.
 const HELD: usize = 30;
 
 /// Rows, one of them the overflow.
@@ -62,9 +62,9 @@ fn more_connections_than_places_leave_the_sums_exact() {
     let ends = 2 * (totals.connections + held_totals.connections) as i64;
     let sent_twice =
         (totals.sent + totals.received + held_totals.sent + held_totals.received) as i64;
-    let no_place = lost(&snapshot, "map_full") as i64;
-    println!("{no_place} ends of {ends} found no place");
-    assert!(no_place > 0, "every connection found a place");
+    let no_slot = lost(&snapshot, "map_full") as i64;
+    println!("{no_slot} ends of {ends} found no slot");
+    assert!(no_slot > 0, "every connection found a slot");
 
     let mut table = Table::default();
     table.equal("opened", sum(|one| one.opened), ends);

@@ -117,7 +117,7 @@ fn many_short_connections_to_ten_services() {
     );
     let visited = daemon.snapshot();
     let open = visited.maps.iter().find(|map| map.map == "CONNS");
-    assert_eq!(open.map(|map| map.entries), Some(0), "no place is taken");
+    assert_eq!(open.map(|map| map.entries), Some(0), "no slot is taken");
 
     let mut table = Table::default();
     truth::against_kernel(&mut table, &snapshot, &theirs, 0);

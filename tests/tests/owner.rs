@@ -33,9 +33,9 @@ type Owned = (
     Option<String>,
 );
 
-fn owned(place: &str, actor: &Actor, cgroup: &Cgroup) -> Owned {
+fn owned(endpoint: &str, actor: &Actor, cgroup: &Cgroup) -> Owned {
     (
-        place.to_owned(),
+        endpoint.to_owned(),
         Some(cgroup.name().to_owned()),
         Some(actor.pid()),
         Some(actor.process()),
@@ -105,14 +105,14 @@ fn sockets_from_before_and_after_the_start_have_their_owners() {
         .collect();
     let listeners = (addresses
         .iter()
-        .map(|place| owned(place, &server, &serving)))
+        .map(|endpoint| owned(endpoint, &server, &serving)))
     .collect();
     expect("listeners", &listeners, || sockets(daemon.snapshot()));
     let connections: BTreeSet<Owned> = (addresses.iter())
-        .flat_map(|place| {
+        .flat_map(|endpoint| {
             [
-                owned(&format!("server {place}"), &server, &serving),
-                owned(&format!("client {place}"), &client, &calling),
+                owned(&format!("server {endpoint}"), &server, &serving),
+                owned(&format!("client {endpoint}"), &client, &calling),
             ]
         })
         .collect();
@@ -295,13 +295,14 @@ fn listeners_on_one_port_are_told_apart_by_their_addresses() {
     let mut servers = groups
         .each_ref()
         .map(|cgroup| Actor::start(&pair.server, cgroup));
-    let places = ["10.77.0.1:8080", "10.77.0.3:8080"].map(|one| one.parse().expect("an address"));
+    let endpoints =
+        ["10.77.0.1:8080", "10.77.0.3:8080"].map(|one| one.parse().expect("an address"));
     let daemon = Daemon::configured(&pair.both(), "[metrics]\nowner_label = true\n", &[]);
     let calling = Cgroup::new("caller");
     let mut client = Actor::start(&pair.client, &calling);
-    for ((server, place), count) in servers.iter_mut().zip(places).zip([10, 30]) {
-        server.listen(place, Protocol::TCP);
-        client.churn(place, count);
+    for ((server, endpoint), count) in servers.iter_mut().zip(endpoints).zip([10, 30]) {
+        server.listen(endpoint, Protocol::TCP);
+        client.churn(endpoint, count);
     }
     load::quiet(&pair.both(), 0);
     let snapshot = daemon.snapshot();
@@ -311,8 +312,8 @@ fn listeners_on_one_port_are_told_apart_by_their_addresses() {
         });
         assert_eq!(ours, count, "{}", cgroup.name());
     }
-    let wanted = (servers.iter().zip(places).zip(&groups))
-        .map(|((server, place), cgroup)| owned(&place.to_string(), server, cgroup))
+    let wanted = (servers.iter().zip(endpoints).zip(&groups))
+        .map(|((server, endpoint), cgroup)| owned(&endpoint.to_string(), server, cgroup))
         .collect();
     expect("listeners", &wanted, || sockets(daemon.snapshot()));
     daemon.stop();

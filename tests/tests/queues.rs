@@ -187,7 +187,7 @@ fn a_flood_of_syns_leaves_every_number_exact() {
         pair.server.sysctl("ipv4/tcp_syncookies", u8::from(cookies));
         pair.server.sysctl("ipv4/tcp_synack_retries", 1);
         pair.server.sysctl("core/somaxconn", BACKLOG);
-        // No reset frees a place of the SYN queue.
+        // No reset frees a slot of the SYN queue.
         pair.client.nft(
             "table inet ep { chain pre { type filter hook prerouting priority raw;
                 tcp dport 40000-65000 drop

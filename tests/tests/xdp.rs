@@ -280,7 +280,7 @@ fn flows_that_have_ended_make_room_and_the_sums_stay_exact() {
         return;
     };
     const ENTRIES: u64 = 1_000;
-    /// Flows at a time, and how often others take their place, which they get once
+    /// Flows at a time, and how often others take their slot, which they get once
     /// more than half of the entries are taken.
     const FLOWS: u32 = 300;
     const TIMES: u32 = 6;
@@ -332,7 +332,7 @@ fn flows_that_have_ended_make_room_and_the_sums_stay_exact() {
     table.at_least("past", seen.past_flows, least);
     table.at_most("entries", seen.flows, (ENTRIES / 2) as i64);
     table.check();
-    // A few may find all places among which they look for theirs taken.
+    // A few may find all slots among which they look for theirs taken.
     let of_xdp = last.lost.iter().filter(|lost| lost.hook == "xdp");
     let lost = of_xdp.map(|lost| lost.count).sum::<u64>();
     assert_eq!(

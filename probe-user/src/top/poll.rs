@@ -10,7 +10,7 @@ use nix::unistd::Uid;
 use super::app::Message;
 use crate::config::Config;
 use crate::model::{Connection, Snapshot};
-use crate::sampler::{CONNECTIONS, SnapshotSource};
+use crate::sampler::{LISTED_CONNECTIONS, SnapshotSource};
 use crate::serve::unix::{self, Request};
 
 /// How long the daemon may take to answer.
@@ -74,7 +74,11 @@ impl SnapshotSource for DaemonSource {
 
     /// One request for both.
     fn snapshot_with(&mut self, limit: usize) -> anyhow::Result<Snapshot> {
-        let patience = if limit > CONNECTIONS { LONG } else { TIMEOUT };
+        let patience = if limit > LISTED_CONNECTIONS {
+            LONG
+        } else {
+            TIMEOUT
+        };
         let request = Request { connections: limit };
         Ok(unix::fetch(&self.0, request, patience)?)
     }

@@ -14,8 +14,8 @@ use probe_tests::{
 use probe_user::model::Snapshot;
 
 use crate::{
-    place::{End, Place},
-    ways::Way,
+    connection::{End, TestedConnection},
+    scenarios::Scenario,
 };
 
 /// How one end of a connection ends, the reset that it sends, and whether that was
@@ -96,15 +96,15 @@ pub fn differences(what: &str, ours: &Counts, wanted: &Counts) -> Vec<String> {
         .collect()
 }
 
-/// Goes all ways with either end as the first, and compares.
-pub fn go(ways: &[(&str, Way, Ending, Ending)]) {
+/// Runs all scenarios with either end as the first, and compares.
+pub fn go(scenarios: &[(&str, Scenario, Ending, Ending)]) {
     let pair = Pair::new();
     let daemon = Daemon::start(&pair.both(), &[]);
     let before = pair.counters();
     let tells_reasons = skip::kernel() >= (6, 10);
     let [mut ended, mut reset, mut abort] = [(); 3].map(|()| Counts::new());
     let mut port = 9000;
-    for (name, way, of_first, of_other) in ways {
+    for (name, scenario, of_first, of_other) in scenarios {
         for first in [End::Client, End::Server] {
             port += 1;
             // One at a time: what another one starts would hold its sockets open for a
@@ -112,8 +112,8 @@ pub fn go(ways: &[(&str, Way, Ending, Ending)]) {
             for address in Pair::SERVERS {
                 let at = SocketAddr::new(address, port);
                 println!("{name}, {first:?} first, {at}");
-                let (place, first, second) = Place::open(&pair, at, first);
-                way(&place, first, second);
+                let (connection, first, second) = TestedConnection::open(&pair, at, first);
+                scenario(&connection, first, second);
             }
             let [client, server] = match first {
                 End::Client => [of_first, of_other],

@@ -1,9 +1,9 @@
 //! Each way in which a connection ends, at both ends: how it counts, which
 //! resets go with it, and why.
 
+mod connection;
 mod counts;
-mod place;
-mod ways;
+mod scenarios;
 
 use std::net::SocketAddr;
 
@@ -14,16 +14,16 @@ use probe_tests::{
     truth::{self, Table},
 };
 
+use connection::{End, TestedConnection};
 use counts::{Counts, differences, ends, go, once_ended};
-use place::{End, Place};
-use ways::{IN_FIN_WAIT, WAYS, send, wait_for_fin};
+use scenarios::{IN_FIN_WAIT, SCENARIOS, send, wait_for_fin};
 
 #[test]
 fn each_way_to_end_is_told_at_both_ends() {
     let Some(_turn) = skip::turn("each_way_to_end_is_told_at_both_ends") else {
         return;
     };
-    go(&WAYS);
+    go(&SCENARIOS);
 }
 
 /// What has come in FIN_WAIT2, and what of it was read, tells nothing by itself of
@@ -58,14 +58,14 @@ fn a_reset_from_time_wait_leaves_the_end_as_it_was() {
             // may keep the socket: then there is no TIME_WAIT yet, and another try.
             let mut waits = false;
             while !waits {
-                let (place, first, second) = Place::open(&pair, at, first);
+                let (connection, first, second) = TestedConnection::open(&pair, at, first);
                 drop(first);
                 wait_for_fin(&second);
-                place.wait_for_fin_wait2();
-                waits = place.shown(place.first).contains("timewait");
+                connection.wait_for_fin_wait2();
+                waits = connection.shown(connection.first).contains("timewait");
                 let of_second = if waits {
                     send(&second);
-                    place.wait_for_reset_of(second);
+                    connection.wait_for_reset_of(second);
                     "reset_received"
                 } else {
                     drop(second);

@@ -9,7 +9,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::protocol::{self, FrameKind, MAX_REQUEST, MAX_RESPONSE, Request, SocketError};
-use crate::sampler::{CONNECTIONS, Sampler, Unavailable};
+use crate::sampler::{LISTED_CONNECTIONS, Sampler, Unavailable};
 
 /// Clients that are served at a time.
 pub const MAX_CLIENTS: usize = 32;
@@ -76,7 +76,7 @@ async fn client(
     .await
     .map_err(late)?
     .and_then(|body| Ok(serde_json::from_slice::<Request>(&body)?));
-    let is_large = matches!(&request, Ok(request) if request.connections > CONNECTIONS);
+    let is_large = matches!(&request, Ok(request) if request.connections > LISTED_CONNECTIONS);
     // Held until the answer is sent. Whoever has it takes two deadlines at the most.
     let turn = if is_large {
         timeout(2 * deadline, large.acquire()).await.ok()
@@ -203,7 +203,7 @@ mod tests {
         );
         // The second one finds the turn of large answers free again.
         for _ in 0..2 {
-            let all = server.fetch(CONNECTIONS + 1).unwrap();
+            let all = server.fetch(LISTED_CONNECTIONS + 1).unwrap();
             assert_eq!(all.connections.len(), 3);
         }
         let live = server.fetch(1).unwrap();

@@ -1,5 +1,5 @@
-//! The time to the first byte, for each way in which the two ends of a
-//! connection may take turns: what is a question, what is its answer, and what
+//! The time to the first byte, for each scenario in which the two ends of
+//! a connection send: what is a question, what is its answer, and what
 //! is neither.
 
 use std::{
@@ -172,9 +172,9 @@ const fn both(count: u64) -> Expected {
     }
 }
 
-type Way = fn(&Pair, u16, Ends);
+type Scenario = fn(&Pair, u16, Ends);
 
-const WAYS: [(&str, Way, Expected); 10] = [
+const SCENARIOS: [(&str, Scenario, Expected); 10] = [
     ("keep alive", keep_alive, both(5)),
     // Of several questions the last one counts, of their answers the first.
     ("pipelined", pipelined, both(5)),
@@ -234,8 +234,8 @@ fn long(histogram: &Histogram) -> u64 {
 }
 
 #[test]
-fn first_bytes_are_counted_for_each_way_to_take_turns() {
-    const TEST: &str = "first_bytes_are_counted_for_each_way_to_take_turns";
+fn first_bytes_are_counted_in_each_scenario() {
+    const TEST: &str = "first_bytes_are_counted_in_each_scenario";
     let Some(_turn) = skip::turn(TEST) else {
         return;
     };
@@ -245,25 +245,25 @@ fn first_bytes_are_counted_for_each_way_to_take_turns() {
     }
     let pair = Pair::new();
     let daemon = Daemon::start(&pair.both(), &[]);
-    let mut lasted = [Duration::ZERO; WAYS.len()];
-    for (((name, way, _), port), lasted) in WAYS.iter().zip(9000..).zip(&mut lasted) {
+    let mut lasted = [Duration::ZERO; SCENARIOS.len()];
+    for (((name, scenario, _), port), lasted) in SCENARIOS.iter().zip(9000..).zip(&mut lasted) {
         for address in Pair::SERVERS {
             let at = SocketAddr::new(address, port);
             println!("{name}: {at}");
             let ends = open(&pair, at);
             let since = Instant::now();
-            way(&pair, port, ends);
+            scenario(&pair, port, ends);
             *lasted += since.elapsed();
         }
     }
-    let ends = 2 * (WAYS.len() * Pair::SERVERS.len()) as u64;
+    let ends = 2 * (SCENARIOS.len() * Pair::SERVERS.len()) as u64;
     let snapshot = poll::until("all are closed", || {
         let snapshot = daemon.snapshot();
         let closed = snapshot.tcp.iter().flat_map(|one| one.closed.values());
         (closed.sum::<u64>() == ends).then_some(snapshot)
     });
     let families = Pair::SERVERS.len() as u64;
-    for (((name, _, expected), port), lasted) in WAYS.iter().zip(9000..).zip(lasted) {
+    for (((name, _, expected), port), lasted) in SCENARIOS.iter().zip(9000..).zip(lasted) {
         for (side, wanted) in [("client", expected.client), ("server", expected.server)] {
             let found = observations(&snapshot, side, port);
             let counts = [found.count(), long(&found)];

@@ -1,4 +1,4 @@
-//! Where a connection is, and what is done to its segments on the way.
+//! A connection under test, and what is done to its segments on the way.
 
 use std::net::{SocketAddr, TcpStream};
 
@@ -23,22 +23,22 @@ impl End {
     }
 }
 
-/// Where a connection is, and which end is the first to do something.
-pub struct Place<'a> {
+/// A connection under test, and which end is the first to do something.
+pub struct TestedConnection<'a> {
     pair: &'a Pair,
     /// The server's end.
     at: SocketAddr,
     pub first: End,
 }
 
-impl<'a> Place<'a> {
+impl<'a> TestedConnection<'a> {
     /// Opens a connection: its ends, the first one first.
     pub fn open(pair: &'a Pair, at: SocketAddr, first: End) -> (Self, TcpStream, TcpStream) {
         let (_, client, server) = pair.connect(at);
-        let place = Self { pair, at, first };
+        let connection = Self { pair, at, first };
         match first {
-            End::Client => (place, client, server),
-            End::Server => (place, server, client),
+            End::Client => (connection, client, server),
+            End::Server => (connection, server, client),
         }
     }
 

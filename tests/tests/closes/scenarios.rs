@@ -1,4 +1,4 @@
-//! The ways in which a connection ends, each done by its two ends.
+//! The scenarios in which a connection ends, each done by its two ends.
 
 use std::{
     io::{Read as _, Write as _},
@@ -11,15 +11,15 @@ use probe_tests::poll;
 use socket2::SockRef;
 
 use crate::{
+    connection::TestedConnection,
     counts::{ABORTED, Ending, FIN, ON_DATA, RECEIVED, RECEIVED_LATE, unread_data},
-    place::Place,
 };
 
 /// What the two ends do, the first one first.
-pub type Way = fn(&Place<'_>, TcpStream, TcpStream);
+pub type Scenario = fn(&TestedConnection<'_>, TcpStream, TcpStream);
 
-/// The ways, each with how it ends for the end that is first and for the other.
-pub const WAYS: [(&str, Way, Ending, Ending); 14] = [
+/// The scenarios, each with how it ends for the end that is first and for the other.
+pub const SCENARIOS: [(&str, Scenario, Ending, Ending); 14] = [
     ("in order", in_order, FIN, FIN),
     ("at once", at_once, FIN, FIN),
     ("aborted", aborted, ABORTED, RECEIVED),
@@ -81,8 +81,8 @@ pub const WAYS: [(&str, Way, Ending, Ending); 14] = [
     ),
 ];
 
-/// Ways to be reset after a FIN, likewise.
-pub const IN_FIN_WAIT: [(&str, Way, Ending, Ending); 3] = [
+/// Scenarios of a reset after a FIN, likewise.
+pub const IN_FIN_WAIT: [(&str, Scenario, Ending, Ending); 3] = [
     ("no FIN_WAIT2", no_fin_wait2, ON_DATA, RECEIVED),
     (
         "half read in FIN_WAIT2",
@@ -136,30 +136,33 @@ fn abort(stream: TcpStream) {
 }
 
 /// The first closes, then the other end.
-fn in_order(_: &Place<'_>, first: TcpStream, second: TcpStream) {
+fn in_order(_: &TestedConnection<'_>, first: TcpStream, second: TcpStream) {
     drop(first);
     wait_for_end(second);
 }
 
 /// Both close before they know of each other's FIN.
-fn at_once(place: &Place<'_>, first: TcpStream, second: TcpStream) {
-    place.lose(place.first, "tcp flags & fin == fin");
+fn at_once(connection: &TestedConnection<'_>, first: TcpStream, second: TcpStream) {
+    connection.lose(connection.first, "tcp flags & fin == fin");
     drop(first);
     drop(second);
     poll::until("both FINs cross", || {
-        place.shown(place.first).contains("CLOSING").then_some(())
+        connection
+            .shown(connection.first)
+            .contains("CLOSING")
+            .then_some(())
     });
-    place.lose_no_more(place.first);
+    connection.lose_no_more(connection.first);
 }
 
 /// The first closes with `SO_LINGER` 0.
-fn aborted(_: &Place<'_>, first: TcpStream, second: TcpStream) {
+fn aborted(_: &TestedConnection<'_>, first: TcpStream, second: TcpStream) {
     abort(first);
     wait_for_end(second);
 }
 
 /// The first closes with data that it has not read.
-fn unread(_: &Place<'_>, first: TcpStream, second: TcpStream) {
+fn unread(_: &TestedConnection<'_>, first: TcpStream, second: TcpStream) {
     send(&second);
     wait_for_data(&first);
     drop(first);
@@ -167,19 +170,23 @@ fn unread(_: &Place<'_>, first: TcpStream, second: TcpStream) {
 }
 
 /// The same in FIN_WAIT2: it has shut its own direction down before.
-fn unread_in_fin_wait(place: &Place<'_>, first: TcpStream, second: TcpStream) {
+fn unread_in_fin_wait(connection: &TestedConnection<'_>, first: TcpStream, second: TcpStream) {
     first.shutdown(Shutdown::Write).expect("a FIN is sent");
     wait_for_fin(&second);
-    place.wait_for_fin_wait2();
+    connection.wait_for_fin_wait2();
     send(&second);
     wait_for_data(&first);
     drop(first);
-    place.wait_for_reset_of(second);
+    connection.wait_for_reset_of(second);
 }
 
 /// The first closes, its FIN is lost, and the other end sends.
-fn data_before_the_fin_arrives(place: &Place<'_>, first: TcpStream, second: TcpStream) {
-    place.lose(place.first, "tcp flags & fin == fin");
+fn data_before_the_fin_arrives(
+    connection: &TestedConnection<'_>,
+    first: TcpStream,
+    second: TcpStream,
+) {
+    connection.lose(connection.first, "tcp flags & fin == fin");
     drop(first);
     send(&second);
     wait_for_end(second);
@@ -187,53 +194,61 @@ fn data_before_the_fin_arrives(place: &Place<'_>, first: TcpStream, second: TcpS
 
 /// The first closes and gets the acknowledgment of its FIN with data in the same
 /// segment: those without are lost.
-fn data_with_the_acknowledgment(place: &Place<'_>, first: TcpStream, second: TcpStream) {
-    place.lose(place.other(), "meta length < 120");
+fn data_with_the_acknowledgment(
+    connection: &TestedConnection<'_>,
+    first: TcpStream,
+    second: TcpStream,
+) {
+    connection.lose(connection.other(), "meta length < 120");
     drop(first);
     wait_for_fin(&second);
     send(&second);
-    place.wait_for_reset_of(second);
+    connection.wait_for_reset_of(second);
 }
 
 /// The first closes and gets data in FIN_WAIT2. The kernel replaces a socket that
 /// is to be there for a minute at most by one of TIME_WAIT, so it is told more.
-fn data_in_fin_wait2(place: &Place<'_>, first: TcpStream, second: TcpStream) {
+fn data_in_fin_wait2(connection: &TestedConnection<'_>, first: TcpStream, second: TcpStream) {
     const TIME: &str = "ipv4/tcp_fin_timeout";
-    let netns = place.netns(place.first);
+    let netns = connection.netns(connection.first);
     netns.sysctl(TIME, 120);
     drop(first);
     wait_for_fin(&second);
-    place.wait_for_fin_wait2();
+    connection.wait_for_fin_wait2();
     send(&second);
-    place.wait_for_reset_of(second);
+    connection.wait_for_reset_of(second);
     netns.sysctl(TIME, 60);
 }
 
 /// The first shuts both directions down, keeps the socket, and gets data.
-fn data_after_shutdown(place: &Place<'_>, first: TcpStream, second: TcpStream) {
+fn data_after_shutdown(connection: &TestedConnection<'_>, first: TcpStream, second: TcpStream) {
     first.shutdown(Shutdown::Both).expect("a FIN is sent");
     wait_for_fin(&second);
-    place.wait_for_fin_wait2();
+    connection.wait_for_fin_wait2();
     send(&second);
-    place.wait_for_reset_of(second);
+    connection.wait_for_reset_of(second);
     drop(first);
 }
 
 /// The same, and the FIN of the other end comes with the data.
-fn data_and_fin_after_shutdown(place: &Place<'_>, first: TcpStream, second: TcpStream) {
+fn data_and_fin_after_shutdown(
+    connection: &TestedConnection<'_>,
+    first: TcpStream,
+    second: TcpStream,
+) {
     first.shutdown(Shutdown::Both).expect("a FIN is sent");
     wait_for_fin(&second);
-    place.wait_for_fin_wait2();
+    connection.wait_for_fin_wait2();
     let sent = SockRef::from(&second).send_with_flags(&[7; 200], libc::MSG_MORE);
     assert_eq!(sent.expect("it waits for more"), 200);
     second.shutdown(Shutdown::Write).expect("a FIN is sent");
-    place.wait_for_reset_of(second);
+    connection.wait_for_reset_of(second);
     drop(first);
 }
 
 /// The first shuts one direction down, gets data and reads it, and then the other
 /// end aborts.
-fn reset_in_fin_wait(_: &Place<'_>, first: TcpStream, second: TcpStream) {
+fn reset_in_fin_wait(_: &TestedConnection<'_>, first: TcpStream, second: TcpStream) {
     first.shutdown(Shutdown::Write).expect("a FIN is sent");
     wait_for_fin(&second);
     send(&second);
@@ -243,20 +258,20 @@ fn reset_in_fin_wait(_: &Place<'_>, first: TcpStream, second: TcpStream) {
 }
 
 /// The first shuts both directions down, and then the other end aborts.
-fn reset_after_shutdown(place: &Place<'_>, first: TcpStream, second: TcpStream) {
+fn reset_after_shutdown(connection: &TestedConnection<'_>, first: TcpStream, second: TcpStream) {
     send(&second);
     receive(&first);
     first.shutdown(Shutdown::Both).expect("a FIN is sent");
     wait_for_fin(&second);
-    place.wait_for_fin_wait2();
+    connection.wait_for_fin_wait2();
     abort(second);
-    place.wait_for_none(place.first);
+    connection.wait_for_none(connection.first);
     drop(first);
 }
 
 /// What the first sends is lost, until it gives up.
-fn timed_out(place: &Place<'_>, first: TcpStream, second: TcpStream) {
-    place.lose(place.first, "");
+fn timed_out(connection: &TestedConnection<'_>, first: TcpStream, second: TcpStream) {
+    connection.lose(connection.first, "");
     SockRef::from(&first)
         .set_tcp_user_timeout(Some(Duration::from_millis(500)))
         .expect("a timeout");
@@ -268,33 +283,33 @@ fn timed_out(place: &Place<'_>, first: TcpStream, second: TcpStream) {
 }
 
 /// The first closes and its FIN is lost, until the kernel gives up.
-fn timed_out_in_fin_wait(place: &Place<'_>, first: TcpStream, second: TcpStream) {
+fn timed_out_in_fin_wait(connection: &TestedConnection<'_>, first: TcpStream, second: TcpStream) {
     const RETRIES: &str = "ipv4/tcp_orphan_retries";
-    let netns = place.netns(place.first);
+    let netns = connection.netns(connection.first);
     netns.sysctl(RETRIES, 1);
-    place.lose(place.first, "");
+    connection.lose(connection.first, "");
     drop(first);
-    place.wait_for_none(place.first);
+    connection.wait_for_none(connection.first);
     netns.sysctl(RETRIES, 0);
     abort(second);
 }
 
 /// The first shuts its own direction down, gets data, and shuts the other one down
 /// without having read. Then the other end aborts.
-fn reset_after_unread_data(place: &Place<'_>, first: TcpStream, second: TcpStream) {
+fn reset_after_unread_data(connection: &TestedConnection<'_>, first: TcpStream, second: TcpStream) {
     first.shutdown(Shutdown::Write).expect("a FIN is sent");
     wait_for_fin(&second);
-    place.wait_for_fin_wait2();
+    connection.wait_for_fin_wait2();
     send(&second);
     wait_for_data(&first);
     first.shutdown(Shutdown::Read).expect("it is open");
     abort(second);
-    place.wait_for_none(place.first);
+    connection.wait_for_none(connection.first);
     drop(first);
 }
 
 /// The first closes and has asked not to wait in FIN_WAIT2 (`TCP_LINGER2`).
-fn no_fin_wait2(place: &Place<'_>, first: TcpStream, second: TcpStream) {
+fn no_fin_wait2(connection: &TestedConnection<'_>, first: TcpStream, second: TcpStream) {
     let none: libc::c_int = -1;
     // SAFETY: the option takes an int, which lives through the call.
     let result = unsafe {
@@ -308,17 +323,17 @@ fn no_fin_wait2(place: &Place<'_>, first: TcpStream, second: TcpStream) {
     };
     assert_eq!(result, 0, "TCP_LINGER2");
     drop(first);
-    place.wait_for_reset_of(second);
+    connection.wait_for_reset_of(second);
 }
 
 /// The first shuts its own direction down, reads a part of what comes, and closes
 /// with the rest unread.
-fn half_read_in_fin_wait(place: &Place<'_>, first: TcpStream, second: TcpStream) {
+fn half_read_in_fin_wait(connection: &TestedConnection<'_>, first: TcpStream, second: TcpStream) {
     first.shutdown(Shutdown::Write).expect("a FIN is sent");
     wait_for_fin(&second);
-    place.wait_for_fin_wait2();
+    connection.wait_for_fin_wait2();
     send(&second);
     (&first).read_exact(&mut [0; 100]).expect("the data");
     drop(first);
-    place.wait_for_reset_of(second);
+    connection.wait_for_reset_of(second);
 }
