@@ -73,7 +73,7 @@ impl Owners {
     ///
     /// # Errors
     ///
-    /// The services have more control groups than can be told apart.
+    /// The services have more control groups than the programs can number.
     pub fn new(config: &Config) -> anyhow::Result<Self> {
         let mut patterns = Vec::new();
         for service in &config.services {

@@ -48,9 +48,9 @@ impl SocketPids {
         match loader::iterate(&mut loaded.ebpf, loader::ITER_TASK_FILE) {
             Ok(bytes) => {
                 self.pids.clear();
-                for holder in maps::records::<Holder>(&bytes) {
+                for entry in maps::records::<Holder>(&bytes) {
                     // Of several the first: a parent, mostly.
-                    self.pids.entry(holder.id).or_insert(holder.pid);
+                    self.pids.entry(entry.id).or_insert(entry.pid);
                 }
                 self.listeners = listeners.iter().map(identity).collect();
             }

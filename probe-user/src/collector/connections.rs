@@ -25,9 +25,9 @@ impl Collector {
             .socket_pids
             .walk(&mut self.host, &listeners);
         self.set_status(STATUS_REPORT, 1)?;
-        let visited = self.iterate_sockets();
+        let iterated = self.iterate_sockets();
         self.set_status(STATUS_REPORT, 0)?;
-        let mut records = visited?;
+        let mut records = iterated?;
         records.retain(|record| record.state != LISTEN);
         records.sort_by_key(|record| std::cmp::Reverse(record.sent_bytes + record.received_bytes));
         records.truncate(limit);

@@ -44,8 +44,8 @@ struct NamespaceListeners {
 const MAX_SOCKETS: usize = 100;
 
 impl Listeners {
-    /// Takes in what one visit of a namespace saw. `ended` was read before it;
-    /// `counted` is `None` where `/proc` cannot be read.
+    /// Takes in what one iteration over the sockets of a namespace saw. `ended` was
+    /// read before it; `counted` is `None` where `/proc` cannot be read.
     pub fn update(
         &mut self,
         netns: u32,
@@ -56,7 +56,7 @@ impl Listeners {
     ) {
         let is_new = !self.namespaces.contains_key(&netns);
         let known = self.namespaces.entry(netns).or_default();
-        // Drops of a place, and its service where one listens there now.
+        // Drops of an address and port, and the service where one listens there now.
         let mut sockets: HashMap<_, (u64, Option<String>)> = HashMap::new();
         for (key, &drops) in ended.iter().filter(|(key, _)| key.netns == netns) {
             let local = (key.bytes(), key.port as u16);
@@ -98,7 +98,7 @@ impl Listeners {
             let (most, service) = known.sockets.entry((local, port)).or_default();
             match svc {
                 Some(svc) => *service = svc,
-                // It came and went between two visits.
+                // It came and went between two iterations.
                 None if service.is_empty() => {
                     *service = attribution.services.of_listener(netns, local, port, 0);
                 }

@@ -44,7 +44,7 @@ use crate::{
 
 /// Shards of a row on a large host: memory against CPUs that share a cache line.
 const MAX_SHARDS: u32 = 8;
-/// The visit of all sockets may take one part in so many of the time.
+/// The iteration over all sockets may take one part in so many of the time.
 const ITERATION_SHARE: u32 = 100;
 /// But it is never longer ago than this.
 const ITERATION_INTERVAL: Duration = Duration::from_secs(30);

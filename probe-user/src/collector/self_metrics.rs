@@ -16,7 +16,7 @@ use crate::{
     model::{self, Snapshot},
 };
 
-/// Hooks whose skipped events a later one makes up for.
+/// Hooks whose skipped events are reconciled by a later one.
 const RECONCILED: [&str; 3] = [
     "inet_sock_set_state",
     "tcp_retransmit_skb",
@@ -47,8 +47,8 @@ impl Collector {
                     program.run_seconds = facts.get("run_time_ns").map(|&ns| ns as f64 / 1e9);
                 }
                 // The kernel skips a program that is interrupted on its CPU by its own
-                // event. The life of a connection and its retransmissions are made up
-                // for by later events; the rest is lost, where no copy has taken it.
+                // event. The life of a connection and its retransmissions are reconciled
+                // by later events; the rest is lost, where no replica has taken it.
                 let missed = facts.get("recursion_misses").copied().unwrap_or(0);
                 program.skipped = missed;
                 let hook = program
@@ -60,7 +60,7 @@ impl Collector {
                         _ => hook,
                     });
                 // Where programs are preempted that may not be enough, and with a
-                // full table nothing is made up for.
+                // full table nothing is reconciled.
                 let is_reconciled = !self.preempts && !is_full && RECONCILED.contains(&hook);
                 let hook = Hook::NAMES.into_iter().find(|&name| name == hook);
                 if let Some(hook) = hook.filter(|_| program.attached && !is_reconciled) {

@@ -1,5 +1,5 @@
-//! The visit of all sockets, which takes in connections that are open already and
-//! tells how long queues are.
+//! The iteration over all sockets: it finds connections that were open before the
+//! start, and how long queues are.
 
 use std::{
     collections::HashSet,
@@ -34,7 +34,7 @@ impl Collector {
         Ok(())
     }
 
-    /// Visits all sockets of the watched namespaces.
+    /// Iterates over all sockets of the watched namespaces.
     pub(super) fn iterate_sockets(&mut self) -> anyhow::Result<Vec<SockRecord>> {
         let begin = Instant::now();
         if !self.fixed_namespaces && self.namespaces_read.elapsed() >= NETNS_INTERVAL {
@@ -48,11 +48,11 @@ impl Collector {
         let ended = self.ended()?;
         for (&inum, netns) in &self.namespaces {
             let ebpf = &mut self.host.ebpf;
-            let visited = netns.run(|| {
+            let iterated = netns.run(|| {
                 let bytes = loader::iterate(ebpf, loader::ITER_TCP);
                 (bytes, NetstatCounts::here())
             });
-            match visited {
+            match iterated {
                 Ok((bytes, counted)) => {
                     let seen = maps::records(&bytes?);
                     cookies += counted.map_or(0, |counted| counted.cookies);

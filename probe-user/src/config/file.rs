@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, de};
 
 use super::{Config, Peer, Service, XdpMode, parse_duration, parse_listen};
 
-/// What is wrong with a file: one line, with the place where it is known.
+/// What is wrong with a file: one line, with its number where that is known.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: {message}")]
 pub(super) struct FileError {

@@ -109,11 +109,11 @@ impl Hierarchy {
 /// Where `/proc/self/mounts` shows the hierarchy.
 pub fn mount_point(mounts: &str) -> Option<PathBuf> {
     let mut all = mounts.lines().map(|line| line.split(' '));
-    let place = all.find_map(|mut fields| {
-        let place = fields.nth(1)?;
-        (fields.next()? == "cgroup2").then_some(place)
+    let mount = all.find_map(|mut fields| {
+        let mount = fields.nth(1)?;
+        (fields.next()? == "cgroup2").then_some(mount)
     })?;
-    Some(OsString::from_vec(unescaped(place)).into())
+    Some(OsString::from_vec(unescaped(mount)).into())
 }
 
 /// Blanks and the like are there as `\040`.

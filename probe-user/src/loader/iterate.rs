@@ -5,9 +5,9 @@ use aya::{Btf, Ebpf, programs::Iter};
 
 use super::load::refusal;
 
-/// Visits all sockets of a network namespace.
+/// Iterates over all sockets of a network namespace.
 pub const ITER_TCP: &str = "tcp_visit";
-/// Visits all open files.
+/// Iterates over all open files.
 pub const ITER_TASK_FILE: &str = "sock_holders";
 
 pub(super) fn load_iterator(

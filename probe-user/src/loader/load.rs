@@ -128,7 +128,7 @@ pub fn possible_cpus() -> anyhow::Result<u32> {
 }
 
 /// Opens the object for the hooks of the whole host, or for a device whose
-/// `flows` are told apart.
+/// `flows` are tracked separately.
 pub(super) fn open(btf: &Btf, globals: &Globals, flows: Option<u32>) -> anyhow::Result<Ebpf> {
     let is_host = flows.is_none();
     let flows = flows.unwrap_or(1);

@@ -114,7 +114,7 @@ pub struct TcpSeries {
     /// TLS handshakes that were not completed, by reason (all reasons present).
     pub tls_failures: BTreeMap<String, u64>,
     /// RTT samples during the life of the connections: each one in ESTABLISHED,
-    /// after that the newest at each visit and at the end.
+    /// after that the newest at each iteration over the sockets and at the end.
     pub rtt: Histogram,
     /// First SYN or SYN-ACK to ESTABLISHED.
     pub handshake: Histogram,
@@ -226,7 +226,7 @@ pub struct Device {
     pub flows: u64,
     /// The largest flows by bytes, at most 100.
     pub top_flows: Vec<PacketFlow>,
-    /// What found no place in the flow table.
+    /// What found no slot in the flow table.
     pub overflow_packets: u64,
     /// Bytes of it.
     pub overflow_bytes: u64,
@@ -361,7 +361,7 @@ pub struct Program {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub note: String,
     /// Events at which the kernel skipped it, since it was interrupted on its CPU
-    /// by the same event. What a later event makes up for is not in [`Lost`].
+    /// by the same event. What a later event reconciles is not in [`Lost`].
     #[serde(default)]
     pub skipped: u64,
     /// Runs; only with `--bpf-stats`.

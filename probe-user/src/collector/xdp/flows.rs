@@ -37,7 +37,7 @@ pub struct FlowTable {
     /// lower half of the number will do.
     seen: Vec<u32>,
     looked_at: Instant,
-    /// Places that are marked.
+    /// Slots that are marked.
     leaving: Vec<usize>,
     evicted: EvictedFlows,
 }

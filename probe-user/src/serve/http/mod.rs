@@ -32,7 +32,7 @@ use crate::model::Snapshot;
 /// Connections that are served at a time.
 const MAX_CONNECTIONS: usize = 32;
 /// How long one keeps its slot where others wait: an answer takes milliseconds.
-const TURN: Duration = Duration::from_secs(1);
+const SLOT_TIME: Duration = Duration::from_secs(1);
 /// For the head of a request to arrive.
 const HEAD_DEADLINE: Duration = Duration::from_secs(5);
 /// For a whole connection.
@@ -133,7 +133,7 @@ impl Slots {
             tokio::select! {
                 biased;
                 slot = free() => return slot.ok(),
-                () = tokio::time::sleep_until(*since + TURN) => oldest.abort(),
+                () = tokio::time::sleep_until(*since + SLOT_TIME) => oldest.abort(),
             }
         }
         free().await.ok()

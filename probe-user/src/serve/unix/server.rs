@@ -68,23 +68,23 @@ async fn client(
     large: &Semaphore,
     deadline: Duration,
 ) -> Result<(), SocketError> {
-    let late = |_| SocketError::Timeout(deadline);
+    let timed_out = |_| SocketError::Timeout(deadline);
     let request = timeout(
         deadline,
         protocol::read(&mut stream, FrameKind::Request, MAX_REQUEST),
     )
     .await
-    .map_err(late)?
+    .map_err(timed_out)?
     .and_then(|body| Ok(serde_json::from_slice::<Request>(&body)?));
     let is_large = matches!(&request, Ok(request) if request.connections > LISTED_CONNECTIONS);
     // Held until the answer is sent. Whoever has it takes two deadlines at the most.
-    let turn = if is_large {
+    let large_permit = if is_large {
         timeout(2 * deadline, large.acquire()).await.ok()
     } else {
         None
     };
     let answer = match request {
-        Ok(_) if is_large && turn.is_none() => Err(Unavailable::Busy.to_string()),
+        Ok(_) if is_large && large_permit.is_none() => Err(Unavailable::Busy.to_string()),
         Ok(request) => timeout(deadline, answer(sampler, request))
             .await
             .unwrap_or(Err(Unavailable::Busy))
@@ -103,7 +103,7 @@ async fn client(
             }
         }
     };
-    timeout(deadline, write).await.map_err(late)?
+    timeout(deadline, write).await.map_err(timed_out)?
 }
 
 async fn answer(sampler: &Sampler, request: Request) -> Result<Arc<[u8]>, Unavailable> {
@@ -201,7 +201,7 @@ mod tests {
             plain.tcp[0].rtt,
             crate::model::sample::snapshot().tcp[0].rtt
         );
-        // The second one finds the turn of large answers free again.
+        // The second one finds the permit for large answers free again.
         for _ in 0..2 {
             let all = server.fetch(LISTED_CONNECTIONS + 1).unwrap();
             assert_eq!(all.connections.len(), 3);
@@ -286,7 +286,7 @@ mod tests {
     fn too_many_clients_are_turned_away_with_the_reason() {
         let server = server();
         let mut refused = None;
-        // Those that are silent keep their places until the deadline.
+        // Those that are silent keep their permits until the deadline.
         let _silent: Vec<_> = (0..MAX_CLIENTS).map(|_| server.connect()).collect();
         for _ in 0..3 {
             if let Err(error) = server.fetch(0) {
