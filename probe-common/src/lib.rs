@@ -6,15 +6,9 @@
 
 #![no_std]
 
-pub mod config;
-pub mod conn;
+pub mod abi;
 pub mod hist;
+pub mod hooks;
 pub mod kfunc;
 pub mod layout;
-pub mod lost;
-pub mod once;
-pub mod owner;
-pub mod packet;
-pub mod series;
-pub mod sock;
-pub mod tls;
+pub mod preempt;

@@ -1,6 +1,6 @@
 //! Counts what could not be counted where it belongs.
 
-use probe_common::lost::{Cause, Hook, slot};
+use probe_common::hooks::{Cause, Hook, slot};
 
 use crate::{atomic, maps::LOST};
 

@@ -16,17 +16,15 @@
 
 mod atomic;
 mod conn;
-mod flows;
 mod globals;
 mod kernel;
+mod latency;
 mod lost;
 mod maps;
-mod once;
+mod packet;
+mod preempt;
 mod probes;
 mod series;
-mod table;
-mod tls;
-mod turns;
 
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]

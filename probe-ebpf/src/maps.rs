@@ -7,12 +7,12 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use probe_common::{
-    conn::{self, Conn},
-    lost, once,
-    owner::{self, Name},
-    packet::{Flow, Protocol, Traffic},
-    series::{self, CORE_REASONS, DropKey, ResetKey, Row, SeriesKey},
-    sock::ListenerKey,
+    abi::conn::{self, Conn},
+    abi::flow::{Flow, Protocol, Traffic},
+    abi::iter::ListenerKey,
+    abi::owner::{self, Name},
+    abi::series::{self, CORE_REASONS, DropKey, ResetKey, Row, SeriesKey},
+    hooks, preempt,
 };
 
 const MMAPABLE: usize = aya_ebpf::bindings::BPF_F_MMAPABLE as usize;
@@ -62,7 +62,7 @@ pub static NEXT_ROW: Array<u64, 1, 0> = Array::new();
 #[btf_map]
 pub static CONNS: Array<Conn, 1, MMAPABLE> = Array::new();
 
-/// How things stand, see [`STATUS_FULL`](probe_common::conn::STATUS_FULL) and
+/// How things stand, see [`STATUS_FULL`](probe_common::abi::conn::STATUS_FULL) and
 /// the next. Written by the TCP programs and by the collector, read by the TCP
 /// programs.
 #[btf_map]
@@ -122,14 +122,14 @@ pub static CORE_DROPS: Array<u64, { CORE_REASONS as usize * Protocol::NAMES.len(
 pub static DROPS: HashMap<DropKey, u64, 2048, NO_PREALLOC> = HashMap::new();
 
 /// Marks of events that a program or one of its copies has taken, see
-/// [`once`](crate::once). Written and read by these; a mark that another one
+/// [`preempt`](crate::preempt). Written and read by these; a mark that another one
 /// replaces too early lets an event be taken twice.
 #[btf_map]
-pub static MARKS: Array<u64, { once::MARKS as usize }, 0> = Array::new();
+pub static MARKS: Array<u64, { preempt::MARKS as usize }, 0> = Array::new();
 
 /// What was lost, by hook and cause.
 #[btf_map]
-pub static LOST: Array<u64, { lost::SLOTS as usize }, 0> = Array::new();
+pub static LOST: Array<u64, { hooks::SLOTS as usize }, 0> = Array::new();
 
 /// Traffic of the device by protocol; one shard for each possible CPU, the
 /// index is `cpu * protocols + protocol`. Written by the XDP program.

@@ -5,15 +5,15 @@ use aya_ebpf::{
     maps::lpm_trie::Key,
 };
 use probe_common::{
-    conn::STATUS_SPARE_ROW,
-    hist,
-    lost::{Cause, Hook},
-    owner::{self, CGROUP},
-    series::{
+    abi::conn::STATUS_SPARE_ROW,
+    abi::owner::{self, CGROUP},
+    abi::series::{
         Closed, Counters, Failed, Histogram, Kind, OVERFLOW_ROW, PEER_LOOPBACK, PEER_OTHER,
         PEER_PRIVATE, PEER_PUBLIC, REASON_UNAVAILABLE, ResetKey, Retransmit, Row, SeriesKey, Side,
         TlsFailed,
     },
+    hist,
+    hooks::{Cause, Hook},
 };
 
 use crate::{

@@ -3,7 +3,7 @@
 use core::{ffi::c_void, ptr::NonNull};
 
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel_str;
-use probe_common::owner::{NAME_LEN, Name};
+use probe_common::abi::owner::{NAME_LEN, Name};
 
 use super::load;
 use crate::globals::global;

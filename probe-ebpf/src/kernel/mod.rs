@@ -104,7 +104,7 @@ pub fn watched(netns: u32) -> bool {
         return true;
     }
     let mut n = 0;
-    while n < probe_common::config::MAX_NETNS {
+    while n < probe_common::abi::config::MAX_NETNS {
         if n as u32 >= len {
             return false;
         }

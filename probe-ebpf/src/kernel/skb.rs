@@ -3,7 +3,7 @@
 use core::{ffi::c_void, ptr::NonNull};
 
 use aya_ebpf::helpers::bpf_probe_read_kernel;
-use probe_common::packet::Protocol;
+use probe_common::abi::flow::Protocol;
 
 use super::{
     load,

@@ -7,7 +7,7 @@ use aya_ebpf::helpers::{
     generated::{bpf_jiffies64, bpf_skc_to_tcp_request_sock, bpf_skc_to_tcp_sock},
 };
 
-use probe_common::{conn::COOKIE_JIFFIES, layout::ABSENT};
+use probe_common::{abi::conn::COOKIE_JIFFIES, layout::ABSENT};
 
 use super::{cgroup::Cgroup, load};
 use crate::globals::{LAYOUT, global};

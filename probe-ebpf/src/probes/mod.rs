@@ -1,16 +1,16 @@
 //! The programs, one file for each family of hooks.
 
-mod accepts;
-mod cgroups;
-mod drops;
-mod holders;
+mod accept;
+mod cgroup;
+mod iter_task_file;
+mod iter_tcp;
 mod noop;
-mod packets;
-mod resets;
-mod retransmits;
-mod segments;
-mod sockets;
-mod states;
+mod skb_drop;
+mod tcp_probe;
+mod tcp_reset;
+mod tcp_retransmit;
+mod tcp_state;
+mod xdp;
 
 use core::ffi::c_void;
 

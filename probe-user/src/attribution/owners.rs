@@ -2,7 +2,7 @@
 //! its name, and the process that holds the socket.
 //!
 //! Where owners are part of the rows' key, the programs have them from the maps
-//! `OWNER_OF` and `OWNER_BY`, see [`probe_common::owner`]. A name is looked up
+//! `OWNER_OF` and `OWNER_BY`, see [`probe_common::abi::owner`]. A name is looked up
 //! once: a control group that is gone keeps it.
 
 use std::collections::HashMap;
@@ -10,8 +10,8 @@ use std::collections::HashMap;
 use anyhow::{Context as _, ensure};
 use aya::maps::{HashMap as BpfHash, MapData};
 use probe_common::{
-    owner::{BY_NAME, BY_SERVICE, CGROUP, NAME_LEN, NONE, Name, PATTERNS},
-    sock::SockRecord,
+    abi::iter::SockRecord,
+    abi::owner::{BY_NAME, BY_SERVICE, CGROUP, NAME_LEN, NONE, Name, PATTERNS},
 };
 
 use super::{

@@ -1,7 +1,7 @@
 //! Which group of addresses a peer is of.
 
 use ipnet::IpNet;
-use probe_common::series::{PEER_CONFIGURED, PEER_LOOPBACK, PEER_PRIVATE, PEER_PUBLIC};
+use probe_common::abi::series::{PEER_CONFIGURED, PEER_LOOPBACK, PEER_PRIVATE, PEER_PUBLIC};
 
 use super::{OTHER, Prefix, prefix};
 use crate::config::Peer;

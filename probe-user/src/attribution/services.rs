@@ -2,7 +2,7 @@
 
 use anyhow::ensure;
 use ipnet::IpNet;
-use probe_common::series::Side;
+use probe_common::abi::series::Side;
 
 use super::{OTHER, Owners, Prefix, prefix};
 use crate::{

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use probe_common::sock::{Holder, LISTEN, SockRecord};
+use probe_common::abi::iter::{Holder, LISTEN, SockRecord};
 
 use crate::{
     kernel::clocks,

@@ -1,8 +1,8 @@
 //! The connections that are open now.
 
 use probe_common::{
-    conn::STATUS_REPORT,
-    sock::{LISTEN, SockRecord},
+    abi::conn::STATUS_REPORT,
+    abi::iter::{LISTEN, SockRecord},
 };
 
 use super::Collector;

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use aya::maps::{Array, HashMap as BpfHash, MapData};
 use probe_common::{
-    packet::Protocol,
-    series::{CORE_REASONS, DropKey},
+    abi::flow::Protocol,
+    abi::series::{CORE_REASONS, DropKey},
 };
 
 use super::Collector;

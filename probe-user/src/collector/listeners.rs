@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use probe_common::sock::{LISTEN, ListenerKey, SockRecord};
+use probe_common::abi::iter::{LISTEN, ListenerKey, SockRecord};
 
 use crate::{
     attribution::{Attribution, OTHER, owners::Owner},

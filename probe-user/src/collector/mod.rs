@@ -20,10 +20,10 @@ use std::{
 use anyhow::Context as _;
 use aya::maps::{Array, HashMap as BpfHash, MapData, lpm_trie::LpmTrie};
 use probe_common::{
-    config::{MAX_NETNS, ProbeConfig, SENDS_AFTER, SENDS_BEFORE, SENDS_UNSEEN},
-    conn::STATUS_COMPLETE,
-    series::{NAMED_PORTS, OVERFLOW_ROW, ResetKey},
-    sock::SockRecord,
+    abi::config::{MAX_NETNS, ProbeConfig, SENDS_AFTER, SENDS_BEFORE, SENDS_UNSEEN},
+    abi::conn::STATUS_COMPLETE,
+    abi::iter::SockRecord,
+    abi::series::{NAMED_PORTS, OVERFLOW_ROW, ResetKey},
 };
 
 use self::{listeners::Listeners, tcp::Rows, xdp::XdpDevice};

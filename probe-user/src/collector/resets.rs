@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use aya::maps::{HashMap as BpfHash, MapData};
-use probe_common::series::ResetKey;
+use probe_common::abi::series::ResetKey;
 
 use super::Collector;
 use crate::model;

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, HashSet};
 use anyhow::Context as _;
 use aya::maps::{Array, MapData};
 use probe_common::{
-    conn::STATUS_FULL,
-    lost::{Cause, Hook},
+    abi::conn::STATUS_FULL,
+    hooks::{Cause, Hook},
 };
 
 use super::Collector;

@@ -8,8 +8,8 @@ use std::{
 
 use aya::maps::{Array, HashMap as BpfHash, MapData};
 use probe_common::{
-    conn::STATUS_COOKIES,
-    sock::{LISTEN, ListenerKey, SockRecord, listener_key},
+    abi::conn::STATUS_COOKIES,
+    abi::iter::{LISTEN, ListenerKey, SockRecord, listener_key},
 };
 
 use super::{

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 
 use aya::maps::{HashMap, MapData};
 use probe_common::{
+    abi::series::{Closed, Failed, Kind, OVERFLOW_ROW, Retransmit, Row, SeriesKey, TlsFailed},
     hist,
-    series::{Closed, Failed, Kind, OVERFLOW_ROW, Retransmit, Row, SeriesKey, TlsFailed},
 };
 
 use super::mmap_array::MmapArray;
@@ -113,18 +113,18 @@ impl Rows {
 /// Rows added up.
 struct Sum {
     counters: [u64; COUNTERS],
-    slots: [[u64; hist::SLOTS]; probe_common::series::KINDS],
-    sums_us: [u64; probe_common::series::KINDS],
+    slots: [[u64; hist::SLOTS]; probe_common::abi::series::KINDS],
+    sums_us: [u64; probe_common::abi::series::KINDS],
 }
 
-const COUNTERS: usize = size_of::<probe_common::series::Counters>() / 8;
+const COUNTERS: usize = size_of::<probe_common::abi::series::Counters>() / 8;
 
 impl Default for Sum {
     fn default() -> Self {
         Self {
             counters: [0; COUNTERS],
-            slots: [[0; hist::SLOTS]; probe_common::series::KINDS],
-            sums_us: [0; probe_common::series::KINDS],
+            slots: [[0; hist::SLOTS]; probe_common::abi::series::KINDS],
+            sums_us: [0; probe_common::abi::series::KINDS],
         }
     }
 }
@@ -155,7 +155,7 @@ impl Sum {
             // The number open is a difference and wraps.
             *sum = sum.wrapping_add(read(counters.cast::<u64>().wrapping_add(n)));
         }
-        for kind in 0..probe_common::series::KINDS {
+        for kind in 0..probe_common::abi::series::KINDS {
             let words = histograms
                 .cast::<u64>()
                 .wrapping_add(kind * (1 + hist::SLOTS));
@@ -179,7 +179,7 @@ impl Sum {
 
     fn into_series(self, labels: TcpLabels) -> TcpSeries {
         // SAFETY: `Counters` is made of `u64` only and has this size.
-        let counters: probe_common::series::Counters =
+        let counters: probe_common::abi::series::Counters =
             unsafe { std::mem::transmute(self.counters) };
         let named = |names: &[&str], counts: &[u64]| {
             names

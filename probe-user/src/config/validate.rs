@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use ipnet::IpNet;
 
-use probe_common::owner::NAME_LEN;
+use probe_common::abi::owner::NAME_LEN;
 
 use super::{Config, Peer, Service};
 

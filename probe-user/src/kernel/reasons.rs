@@ -3,7 +3,7 @@
 
 use std::{collections::HashMap, path::Path};
 
-use probe_common::series::{REASON_OTHER, REASON_UNAVAILABLE};
+use probe_common::abi::series::{REASON_OTHER, REASON_UNAVAILABLE};
 
 use super::btf::Btf;
 

@@ -4,7 +4,7 @@ use std::io;
 
 use anyhow::{Context as _, bail};
 use aya::{Btf, Ebpf, maps::ProgramArray, programs::BtfTracePoint};
-use probe_common::{config::SENDS_AFTER, kfunc, once::COPIES, owner};
+use probe_common::{abi::config::SENDS_AFTER, abi::owner, kfunc, preempt::COPIES};
 
 use super::{
     Globals, Loaded,

@@ -14,12 +14,12 @@ use aya::{
     programs::{Program, ProgramError},
 };
 use probe_common::{
-    config::ProbeConfig,
+    abi::config::ProbeConfig,
+    abi::flow::{Protocol, flow_places},
+    abi::owner,
+    abi::series::CORE_REASONS,
     layout::KernelLayout,
-    once::MARKS,
-    owner,
-    packet::{Protocol, flow_places},
-    series::CORE_REASONS,
+    preempt::MARKS,
 };
 
 use crate::{kernel::kfuncs::Kfuncs, model};

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use probe_common::{
+    abi::series::{Closed, Failed, Retransmit, TlsFailed},
     hist,
-    series::{Closed, Failed, Retransmit, TlsFailed},
 };
 
 use super::*;

@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use probe_common::packet::{
+use probe_common::abi::flow::{
     EMPTY, Flow, FlowKey, LEAVING, LEFT, Protocol, TAKEN, Traffic, flow_places,
 };
 

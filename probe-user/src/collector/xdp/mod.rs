@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use aya::maps::{Array, MapData};
-use probe_common::packet::{Protocol, Traffic};
+use probe_common::abi::flow::{Protocol, Traffic};
 
 mod flows;
 

@@ -6,10 +6,10 @@ use core::ffi::c_void;
 
 use aya_ebpf::{EbpfContext, macros::btf_tracepoint, programs::BtfTracePointContext};
 use probe_common::{
-    conn::{CLOSED, CONNECTING, Conn, OPEN},
-    lost::Hook,
-    series::Side,
-    tls::DONE,
+    abi::conn::{CLOSED, CONNECTING, Conn, OPEN},
+    abi::series::Side,
+    abi::tls::DONE,
+    hooks::Hook,
 };
 
 use crate::{
@@ -20,14 +20,14 @@ use crate::{
         skb::Skb,
         sock::{IPPROTO_TCP, Sock, TcpSock},
     },
-    once::{self, copies},
-    tls, turns,
+    latency::{first_byte, tls},
+    preempt::{self, copies},
 };
 
 copies!(
     "tcp_probe",
     Hook::TcpProbe,
-    once::of_socket,
+    preempt::of_socket,
     arrives,
     tcp_probe in PROBE,
     tcp_probe2 = 2,
@@ -39,7 +39,7 @@ copies!(
 copies!(
     "tcp_rcv_space_adjust",
     Hook::TcpRcvSpaceAdjust,
-    once::of_socket,
+    preempt::of_socket,
     reads,
     tcp_read in READ,
     tcp_read2 = 2,
@@ -51,7 +51,7 @@ copies!(
 copies!(
     "tcp_sendmsg_locked",
     Hook::TcpSendmsgLocked,
-    once::of_socket,
+    preempt::of_socket,
     sends,
     tcp_send in SEND,
     tcp_send2 = 2,
@@ -71,7 +71,7 @@ fn arrives(ctx: *const c_void) {
         conn::observe_rtt(conn, tp);
         conn::observe_window(conn, tp);
         if conn.used == 0 && conn.side == Side::Server as u32 && sk.has_user() {
-            turns::used(conn);
+            first_byte::used(conn);
         }
         if let Some(skb) = Skb::new(arg(ctx, 1) as *const c_void) {
             segment(conn, tp, skb);
@@ -88,7 +88,7 @@ fn segment(conn: &mut Conn, tp: TcpSock, skb: Skb) {
     let has_news = payload != 0 && skb.end_seq().wrapping_sub(expected).cast_signed() > 0;
     // What comes before its turn waits in the kernel.
     let can_be_read = has_news && skb.seq().wrapping_sub(expected).cast_signed() <= 0;
-    turns::arrived(conn, tp, can_be_read);
+    first_byte::arrived(conn, tp, can_be_read);
     if has_news && global!(CONFIG.payload) != 0 && conn.tls != DONE {
         tls::arrived(conn, tp, skb, payload);
     }
@@ -105,7 +105,7 @@ fn in_use(sk: *const c_void) -> Option<(&'static mut Conn, TcpSock)> {
 #[inline(always)]
 fn reads(ctx: *const c_void) {
     if let Some((conn, tp)) = in_use(arg(ctx, 0) as *const c_void) {
-        turns::used(conn);
+        first_byte::used(conn);
         conn::observe_window(conn, tp);
         if conn.flags & OPEN == 0 && tp.has_read_all() {
             conn.data_segs = tp.data_segs_in();
@@ -121,7 +121,7 @@ fn sends(ctx: *const c_void) {
         if let Some(message) = message {
             tls::sends(conn, tp, message);
         }
-        turns::sent(conn, tp, message.map_or(0, Message::count));
+        first_byte::sent(conn, tp, message.map_or(0, Message::count));
     }
 }
 
@@ -134,7 +134,7 @@ fn sock_send(ctx: BtfTracePointContext) -> i32 {
         && Sock::new(sk).is_some_and(|sk| sk.protocol() == IPPROTO_TCP)
         && let Some((conn, tp)) = in_use(sk)
     {
-        turns::sent(conn, tp, u64::from(sent.cast_unsigned()));
+        first_byte::sent(conn, tp, u64::from(sent.cast_unsigned()));
     }
     0
 }

@@ -28,7 +28,7 @@ pub struct SockRecord {
     pub remote_port: u16,
     /// TCP state; 10 is a listener.
     pub state: u8,
-    /// A [`crate::series::Side`].
+    /// A [`crate::abi::series::Side`].
     pub side: u8,
     /// `enum tcp_ca_state`.
     pub ca_state: u8,

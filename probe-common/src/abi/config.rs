@@ -23,7 +23,7 @@ pub struct ProbeConfig {
     pub places: u32,
     /// 1 where network namespaces are part of the key.
     pub key_netns: u32,
-    /// How the owners of sockets are part of the key, see [`crate::owner`].
+    /// How the owners of sockets are part of the key, see [`crate::abi::owner`].
     pub key_owner: u32,
     /// 1 where peer groups are configured.
     pub peers: u32,

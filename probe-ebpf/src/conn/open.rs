@@ -3,15 +3,15 @@
 
 use aya_ebpf::helpers::generated::bpf_get_current_pid_tgid;
 use probe_common::{
-    conn::{CLOSED, CONNECTING, Conn, MAYBE_COOKIE, OPEN, STATUS_COMPLETE, STATUS_COOKIES},
-    lost::{Cause, Hook},
-    series::{Closed, Kind, Side},
-    tls,
+    abi::conn::{CLOSED, CONNECTING, Conn, MAYBE_COOKIE, OPEN, STATUS_COMPLETE, STATUS_COOKIES},
+    abi::series::{Closed, Kind, Side},
+    abi::tls,
+    hooks::{Cause, Hook},
 };
 
 use super::{
     fill, get, insert, is_closed, is_connecting, is_listening, now_ns, overflowed, side, side_of,
-    status, syn,
+    status, syn, table,
 };
 use crate::{
     globals::global,
@@ -22,7 +22,6 @@ use crate::{
     lost,
     maps::{HandshakeKey, SYNACKS},
     series::{RowRef, row_of_tcp},
-    table,
 };
 
 /// A handshake begins: the side is known from here on, and to a client when.
@@ -104,7 +103,7 @@ pub fn established(tp: TcpSock, fallback: Side) -> *mut Conn {
     let known = get(sk);
     let (side, first_syn_ns, flags, pid) = match &known {
         Some(conn) if is_connecting(conn) => (side(conn), conn.since_ns, conn.flags, conn.pid),
-        // Taken twice, see [`crate::once`].
+        // Taken twice, see [`crate::preempt`].
         Some(conn) if !is_closed(conn) => return core::ptr::from_ref(*conn).cast_mut(),
         _ => (fallback, 0, 0, 0),
     };

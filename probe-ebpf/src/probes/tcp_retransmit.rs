@@ -8,8 +8,8 @@ use core::ffi::c_void;
 
 use aya_ebpf::{EbpfContext, macros::btf_tracepoint, programs::BtfTracePointContext};
 use probe_common::{
-    lost::{Cause, Hook},
-    series::{Retransmit, Side},
+    abi::series::{Retransmit, Side},
+    hooks::{Cause, Hook},
 };
 
 use crate::{
@@ -22,7 +22,7 @@ use crate::{
     },
     lost,
     maps::{HandshakeKey, SYNACKS},
-    once::{self, copies},
+    preempt::{self, copies},
     series::{RowRef, owner, row_of, row_of_sock},
 };
 
@@ -35,7 +35,7 @@ const PENDING_LOSS_PROBE: u8 = 5;
 copies!(
     "tcp_retransmit_skb",
     Hook::TcpRetransmitSkb,
-    once::of_socket,
+    preempt::of_socket,
     retransmits,
     tcp_retransmit in RETRANSMIT,
     tcp_retransmit2 = 2,

@@ -2,7 +2,7 @@
 //! two of them never look for the same socket at once; two sockets that want
 //! the same place settle it with a compare-and-exchange.
 
-use probe_common::conn::{Conn, PROBES};
+use probe_common::abi::conn::{Conn, PROBES};
 
 use crate::{atomic, globals::global, maps::CONNS};
 

@@ -1,8 +1,8 @@
 //! What a socket did since the last look, into its row.
 
 use probe_common::{
-    conn::{Conn, ZERO_WINDOW},
-    series::{Kind, Retransmit},
+    abi::conn::{Conn, ZERO_WINDOW},
+    abi::series::{Kind, Retransmit},
 };
 
 use crate::{kernel::sock::TcpSock, series::RowRef};

@@ -11,10 +11,10 @@
 //! (`TCP_DEFER_ACCEPT`): no event tells of that one.
 
 use probe_common::{
-    conn::Conn,
-    lost::{Cause, Hook},
-    series::{Closed, Kind, Side, TlsFailed},
-    tls::{ANSWERED, DONE, GREETED, HELLO, RETRY, UNKNOWN},
+    abi::conn::Conn,
+    abi::series::{Closed, Kind, Side, TlsFailed},
+    abi::tls::{ANSWERED, DONE, GREETED, HELLO, RETRY, UNKNOWN},
+    hooks::{Cause, Hook},
 };
 
 use crate::{

@@ -6,8 +6,8 @@
 use core::mem::offset_of;
 
 use probe_common::{
-    lost::{Cause, Hook},
-    packet::{EMPTY, Flow, FlowKey, LEFT, PROBES, TAKEN, TAKING, Traffic},
+    abi::flow::{EMPTY, Flow, FlowKey, LEFT, PROBES, TAKEN, TAKING, Traffic},
+    hooks::{Cause, Hook},
 };
 
 use crate::{

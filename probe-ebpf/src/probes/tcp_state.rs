@@ -7,10 +7,10 @@
 use core::ffi::c_void;
 
 use probe_common::{
-    conn::{CLOSED, Conn, OPEN, STATUS_COMPLETE},
-    lost::{Cause, Hook},
-    series::{Closed, Failed, Kind, Retransmit, Side},
-    sock::ListenerKey,
+    abi::conn::{CLOSED, Conn, OPEN, STATUS_COMPLETE},
+    abi::iter::ListenerKey,
+    abi::series::{Closed, Failed, Kind, Retransmit, Side},
+    hooks::{Cause, Hook},
 };
 
 use crate::{
@@ -21,11 +21,11 @@ use crate::{
         sock::{IPPROTO_TCP, Sock, TcpSock, state},
         watched,
     },
+    latency::{first_byte, tls},
     lost,
     maps::{self, LISTENER_DROPS},
-    once::{self, copies},
+    preempt::{self, copies},
     series::{RowRef, row_of_tcp},
-    tls, turns,
 };
 
 const HOOK: Hook = Hook::SockSetState;
@@ -54,7 +54,7 @@ copies!(
 copies!(
     "tcp_destroy_sock",
     Hook::TcpDestroySock,
-    once::of_socket,
+    preempt::of_socket,
     destroyed,
     tcp_destroy in DESTROY,
     tcp_destroy2 = 2,
@@ -84,7 +84,7 @@ fn tells(old: u8, new: u8) -> bool {
 #[inline(always)]
 fn change(ctx: *const c_void) -> Option<u64> {
     let (old, new) = (arg(ctx, 1) as u8, arg(ctx, 2) as u8);
-    let socket = once::of_socket(ctx).filter(|_| tells(old, new))?;
+    let socket = preempt::of_socket(ctx).filter(|_| tells(old, new))?;
     Some(socket ^ (u64::from(old) << 4 | u64::from(new)) << 48)
 }
 
@@ -253,7 +253,7 @@ fn leaves_established(conn: &mut Conn, tp: TcpSock, new: u8) {
     }
     // A program that closes has accepted.
     if new != state::CLOSE_WAIT && tp.sock().has_user() {
-        turns::used(conn);
+        first_byte::used(conn);
     }
     if new != state::CLOSE_WAIT
         && let Some(row) = RowRef::get(conn.row)
@@ -299,7 +299,7 @@ fn ended(how: Closed, old: u8, row: RowRef) {
 fn closed(conn: &mut Conn, tp: TcpSock, old: u8) {
     // Accepted, never used, and closed with data unread.
     if conn.flags & OPEN != 0 && tp.sock().has_user() {
-        turns::used(conn);
+        first_byte::used(conn);
     }
     let is_refused = conn::is_refused(conn, tp, old);
     // The close was missed, by a program that reset its connection: what it sent

@@ -11,29 +11,29 @@
 //! (`tcp_destroy_sock`).
 //!
 //! So that a close is counted once, its entry stays until the socket goes. For
-//! kernels that preempt programs see [`crate::once`].
+//! kernels that preempt programs see [`crate::preempt`].
 
-mod account;
-mod opening;
+mod deltas;
+mod open;
+pub mod table;
 
 use core::mem::offset_of;
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use probe_common::{
-    conn::{CLOSED, CONNECTING, Conn, OPEN, STATUS_FULL},
-    series::Side,
-    sock::listener_key,
+    abi::conn::{CLOSED, CONNECTING, Conn, OPEN, STATUS_FULL},
+    abi::iter::listener_key,
+    abi::series::Side,
 };
 
 pub use self::{
-    account::{flush, flush_retransmits, observe_newest_rtt, observe_rtt, observe_window},
-    opening::{adopt, begins, established, settle, settled},
+    deltas::{flush, flush_retransmits, observe_newest_rtt, observe_rtt, observe_window},
+    open::{adopt, begins, established, settle, settled},
 };
 use crate::{
     kernel::sock::{Sock, TcpSock, state},
     maps::{LISTENERS, STATUS},
     series::RowRef,
-    table,
 };
 
 /// CLOCK_MONOTONIC in nanoseconds.

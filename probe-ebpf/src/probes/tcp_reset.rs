@@ -3,8 +3,8 @@
 use core::ffi::c_void;
 
 use probe_common::{
-    lost::Hook,
-    series::{OVERFLOW_ROW, Side},
+    abi::series::{OVERFLOW_ROW, Side},
+    hooks::Hook,
 };
 
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
         sock::{Address, Sock, state},
         watched,
     },
-    once::{self, copies},
+    preempt::{self, copies},
     series::{Direction, owner, reset, row_of, row_of_sock, row_of_tcp},
 };
 
@@ -35,7 +35,7 @@ copies!(
 copies!(
     "tcp_receive_reset",
     Hook::TcpReceiveReset,
-    once::of_socket,
+    preempt::of_socket,
     receives,
     tcp_recv_reset in RECEIVE_RESET,
     tcp_recv_reset2 = 2,
@@ -50,7 +50,7 @@ copies!(
 #[inline(always)]
 fn answer(ctx: *const c_void) -> Option<u64> {
     let answered = Skb::new(arg(ctx, 1) as *const c_void).map(Skb::id);
-    answered.or_else(|| once::of_socket(ctx))
+    answered.or_else(|| preempt::of_socket(ctx))
 }
 
 #[inline(always)]

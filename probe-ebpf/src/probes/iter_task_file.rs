@@ -3,7 +3,7 @@
 use core::{ffi::c_void, ptr::NonNull};
 
 use aya_ebpf::helpers::{bpf_probe_read_kernel, generated::bpf_sock_from_file};
-use probe_common::{layout::ABSENT, sock::Holder};
+use probe_common::{abi::iter::Holder, layout::ABSENT};
 
 use crate::{
     globals::global,

@@ -40,7 +40,7 @@ pub const OVERFLOW_ROW: u32 = 0;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SeriesKey {
-    /// The owner, see [`crate::owner`].
+    /// The owner, see [`crate::abi::owner`].
     pub owner: u64,
     /// Number of the network namespace, 0 where namespaces are not told apart.
     pub netns: u32,
@@ -281,7 +281,7 @@ pub const CORE_REASONS: u32 = 256;
 pub struct DropKey {
     /// `enum skb_drop_reason` of the running kernel; the upper 16 bits are the subsystem.
     pub reason: u32,
-    /// A [`crate::packet::Protocol`].
+    /// A [`crate::abi::flow::Protocol`].
     pub protocol: u32,
 }
 

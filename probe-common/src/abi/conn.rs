@@ -56,13 +56,13 @@ pub struct Conn {
     pub row: u32,
     /// [`CONNECTING`], [`OPEN`] and so on.
     pub flags: u32,
-    /// A [`crate::series::Side`].
+    /// A [`crate::abi::series::Side`].
     pub side: u32,
     /// `srtt_us` when it was last looked at.
     pub srtt_us: u32,
     /// `mdev_us` when it was last looked at.
     pub mdev_us: u32,
-    /// How far the TLS handshake is, see [`crate::tls`].
+    /// How far the TLS handshake is, see [`crate::abi::tls`].
     pub tls: u32,
     /// 1 once the program has been seen to use the socket: it was accepted.
     /// Written like [`Self::turn_ns`].

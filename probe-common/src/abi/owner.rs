@@ -1,6 +1,6 @@
 //! Owners of sockets as the programs know them: by control group.
 
-/// Owners are not told apart: [`crate::series::SeriesKey::owner`] is 0.
+/// Owners are not told apart: [`crate::abi::series::SeriesKey::owner`] is 0.
 pub const NONE: u32 = 0;
 /// It is what the configured services say of the control group: a bit for each
 /// of their paths and units. 0 for most groups, which so share their rows.

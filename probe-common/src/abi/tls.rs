@@ -1,5 +1,5 @@
 //! How far the TLS handshake of a connection is: the values of
-//! [`Conn::tls`](crate::conn::Conn::tls).
+//! [`Conn::tls`](crate::abi::conn::Conn::tls).
 
 /// Nothing has been seen that tells.
 pub const UNKNOWN: u32 = 0;

@@ -8,10 +8,10 @@
 use core::ffi::c_void;
 
 use probe_common::{
-    conn::STATUS_REPORT,
-    lost::{Cause, Hook},
-    series::Side,
-    sock::{SockRecord, listener_key},
+    abi::conn::STATUS_REPORT,
+    abi::iter::{SockRecord, listener_key},
+    abi::series::Side,
+    hooks::{Cause, Hook},
 };
 
 use crate::{

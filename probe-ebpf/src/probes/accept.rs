@@ -15,9 +15,10 @@ use aya_ebpf::{
 
 use crate::{
     conn,
+    conn::table,
     globals::global,
     kernel::{arg, load, sock},
-    table, turns,
+    latency::first_byte,
 };
 
 /// Numbers of the system calls on x86-64
@@ -43,7 +44,7 @@ fn accept_exit(ctx: BtfTracePointContext) -> i32 {
         && let Some(conn) = unsafe { table::find(socket).as_mut() }
         && !conn::is_connecting(conn)
     {
-        turns::used(conn);
+        first_byte::used(conn);
     }
     0
 }

@@ -8,16 +8,16 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use probe_common::{
-    lost::{Cause, Hook},
-    packet::{Protocol, Traffic},
+    abi::flow::{Protocol, Traffic},
+    hooks::{Cause, Hook},
 };
 
 use crate::{
     atomic,
-    flows::{self, Key},
     kernel::sock::{Address, mapped},
     lost,
     maps::{DEVICE, OVERFLOW},
+    packet::flow_table::{self, Key},
 };
 
 const ETH_P_IP: u16 = 0x0800;
@@ -49,7 +49,7 @@ fn xdp_packets(ctx: XdpContext) -> u32 {
         },
         None => lost::count(Hook::Xdp, Cause::Limit),
     }
-    if let Some(traffic) = flows::traffic(key).or_else(|| OVERFLOW.get_ptr_mut(0)) {
+    if let Some(traffic) = flow_table::traffic(key).or_else(|| OVERFLOW.get_ptr_mut(0)) {
         add(traffic, bytes);
     }
     XDP_PASS
@@ -97,7 +97,7 @@ macro_rules! word {
     }};
 }
 
-/// A flow as the words of its [`FlowKey`](probe_common::packet::FlowKey).
+/// A flow as the words of its [`FlowKey`](probe_common::abi::flow::FlowKey).
 #[derive(Default)]
 struct Flow {
     source: Address,

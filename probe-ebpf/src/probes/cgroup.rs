@@ -6,8 +6,8 @@ use core::ffi::c_void;
 
 use aya_ebpf::{EbpfContext, macros::btf_tracepoint, programs::BtfTracePointContext};
 use probe_common::{
-    lost::{Cause, Hook},
-    owner::{self, NAME_LEN, Name},
+    abi::owner::{self, NAME_LEN, Name},
+    hooks::{Cause, Hook},
 };
 
 use crate::{

@@ -3,9 +3,9 @@
 use core::ffi::c_void;
 
 use probe_common::{
-    lost::{Cause, Hook},
-    packet::Protocol,
-    series::{CORE_REASONS, DropKey, Failed, Side},
+    abi::flow::Protocol,
+    abi::series::{CORE_REASONS, DropKey, Failed, Side},
+    hooks::{Cause, Hook},
 };
 
 use crate::{
@@ -19,7 +19,7 @@ use crate::{
     },
     lost,
     maps::{self, CORE_DROPS, DROPS},
-    once::copies,
+    preempt::copies,
     series::{RowRef, owner, row_of, shard},
 };
 

@@ -18,8 +18,8 @@ use core::ffi::c_void;
 
 use aya_ebpf::{EbpfContext, btf_maps::ProgramArray};
 use probe_common::{
-    lost::{Cause, Hook},
-    once::MARKS as PLACES,
+    hooks::{Cause, Hook},
+    preempt::MARKS as PLACES,
 };
 
 use crate::{globals::global, lost, maps::MARKS};
@@ -136,9 +136,9 @@ macro_rules! copies {
         #[aya_ebpf::macros::btf_tracepoint(function = $tracepoint)]
         fn $program(ctx: aya_ebpf::programs::BtfTracePointContext) -> i32 {
             let arguments = aya_ebpf::EbpfContext::as_ptr(&ctx).cast_const();
-            let taken = $crate::once::takes($hook, || $event(arguments), &ctx, &$map);
+            let taken = $crate::preempt::takes($hook, || $event(arguments), &ctx, &$map);
             $body(arguments);
-            $crate::once::done(taken);
+            $crate::preempt::done(taken);
             0
         }
 
@@ -146,7 +146,7 @@ macro_rules! copies {
             #[aya_ebpf::macros::btf_tracepoint(function = $tracepoint)]
             fn $name(ctx: aya_ebpf::programs::BtfTracePointContext) -> i32 {
                 let event = $event(aya_ebpf::EbpfContext::as_ptr(&ctx));
-                $crate::once::copy($copy, $hook, event, &ctx, &$map);
+                $crate::preempt::copy($copy, $hook, event, &ctx, &$map);
                 0
             }
         )*

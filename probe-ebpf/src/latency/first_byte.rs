@@ -12,12 +12,12 @@
 //! and the send counts as seen.
 
 use probe_common::{
-    config::{SENDS_AFTER, SENDS_UNSEEN},
-    conn::Conn,
-    series::{Kind, Side},
+    abi::config::{SENDS_AFTER, SENDS_UNSEEN},
+    abi::conn::Conn,
+    abi::series::{Kind, Side},
 };
 
-use crate::{atomic, conn, globals::global, kernel::sock::TcpSock, series::RowRef, tls};
+use crate::{atomic, conn, globals::global, kernel::sock::TcpSock, latency::tls, series::RowRef};
 
 #[inline(always)]
 fn is(conn: &Conn, side: Side) -> bool {

@@ -1,0 +1,4 @@
+//! Times within the life of a connection, told by its segments, sends and reads.
+
+pub mod first_byte;
+pub mod tls;

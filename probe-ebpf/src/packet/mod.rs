@@ -1,0 +1,3 @@
+//! Packets of an interface.
+
+pub mod flow_table;
