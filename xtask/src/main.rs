@@ -18,6 +18,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+use bench::guests::inside;
 use workspace::Workspace;
 
 /// Set-up, build, run, test, lint and benchmark of edgeprobe.
@@ -30,6 +31,15 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Task {
+    #[command(flatten)]
+    InWorkspace(WorkspaceTask),
+    /// What `bench --guests` runs in a guest
+    #[command(hide = true, name = inside::SUBCOMMAND)]
+    MeasureInside(inside::Options),
+}
+
+#[derive(Debug, Subcommand)]
+enum WorkspaceTask {
     /// Find or install the eBPF toolchain, and say which one it is
     Setup,
     /// Build the kernel programs and `edgeprobe`
@@ -53,29 +63,44 @@ enum Task {
 }
 
 fn main() -> ExitCode {
-    match run(Cli::parse().task) {
-        Ok(code) => code,
-        Err(error) => {
-            cmd::say(&format!("error: {error:#}"));
-            ExitCode::FAILURE
-        }
-    }
+    let result = match Cli::parse().task {
+        Task::InWorkspace(task) => run(task),
+        Task::MeasureInside(options) => inside::run(&options).map(|()| ExitCode::SUCCESS),
+    };
+    result.unwrap_or_else(|error| {
+        cmd::say(&format!("error: {error:#}"));
+        ExitCode::FAILURE
+    })
 }
 
-fn run(task: Task) -> Result<ExitCode> {
+fn run(task: WorkspaceTask) -> Result<ExitCode> {
     let workspace = Workspace::find()?;
     match task {
-        Task::Setup => {
+        WorkspaceTask::Setup => {
             let toolchain = setup::ensure(&workspace)?;
             println!("{}", setup::describe(&toolchain));
         }
-        Task::Build { release } => {
+        WorkspaceTask::Build { release } => {
             println!("{}", build::edgeprobe(&workspace, release)?.display());
         }
-        Task::Run(options) => return run::run(&workspace, &options),
-        Task::Test { suite } => return test::run(&workspace, suite),
-        Task::Lint => return lint::run(&workspace),
-        Task::Bench(options) => bench::run(&workspace, &options)?,
+        WorkspaceTask::Run(options) => return run::run(&workspace, &options),
+        WorkspaceTask::Test { suite } => return test::run(&workspace, suite),
+        WorkspaceTask::Lint => return lint::run(&workspace),
+        WorkspaceTask::Bench(options) => {
+            return Ok(bench::run(&workspace, &options)?.exit_code());
+        }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_has_no_contradiction() {
+        Cli::command().debug_assert();
+    }
 }

@@ -3,13 +3,14 @@
 use std::{
     io::{BufRead as _, BufReader, Write as _},
     process::{Command, ExitCode, Stdio},
+    thread,
     time::Instant,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use clap::Subcommand;
 
-use crate::{build, cmd, packages, setup, tally::Tally, vm, workspace::Workspace};
+use crate::{bench, build, cmd, packages, setup, tally::Tally, vm, workspace::Workspace};
 
 /// One kind of tests.
 #[derive(Debug, Subcommand)]
@@ -28,34 +29,56 @@ pub enum Suite {
 
 /// Runs one suite, or all; ends with one line that sums the tests.
 pub fn run(workspace: &Workspace, suite: Option<Suite>) -> Result<ExitCode> {
-    let suites = suite.map_or_else(
-        || {
-            vec![
-                Suite::Unit,
-                Suite::Kernel { args: Vec::new() },
-                Suite::Vm(vm::Options::brief()),
-            ]
-        },
-        |suite| vec![suite],
-    );
-    let mut tally = Tally::default();
-    for suite in &suites {
-        let (name, result) = match suite {
-            Suite::Unit => ("unit tests", unit(workspace)),
-            Suite::Kernel { args } => ("kernel tests", kernel(workspace, args)),
-            Suite::Vm(options) => ("tests in virtual machines", vm::run(workspace, options)),
-        };
-        // The other suites are still worth their results.
-        tally += result.unwrap_or_else(|error| {
-            cmd::say(&format!("error: {name}: {error:#}"));
-            Tally {
-                failed: 1,
-                ..Tally::default()
-            }
-        });
-    }
+    const GUESTS: &str = "tests in virtual machines";
+    let tally = match suite {
+        None => {
+            let mut tally = counted("unit tests", unit(workspace));
+            tally += counted("kernel tests", kernel(workspace, &[]));
+            tally += counted(GUESTS, guests(workspace, &vm::Options::brief()));
+            tally
+        }
+        Some(Suite::Unit) => counted("unit tests", unit(workspace)),
+        Some(Suite::Kernel { args }) => counted("kernel tests", kernel(workspace, &args)),
+        Some(Suite::Vm(options)) => counted(GUESTS, guests(workspace, &options)),
+    };
     println!("{tally}");
     Ok(tally.exit_code())
+}
+
+/// What cannot be run counts as failed: other suites are still worth their results.
+fn counted(name: &str, result: Result<Tally>) -> Tally {
+    result.unwrap_or_else(|error| {
+        cmd::say(&format!("error: {name}: {error:#}"));
+        Tally {
+            failed: 1,
+            ..Tally::default()
+        }
+    })
+}
+
+/// The tests on other kernels and, unless a filter picks some of them, the
+/// instructions of a connection there, in guests that run at the same time.
+fn guests(workspace: &Workspace, options: &vm::Options) -> Result<Tally> {
+    let guests = vm::prepare(workspace, &options.kernels)?;
+    let programs = vm::programs(workspace, options)?;
+    let measured: Vec<&vm::Guest> = guests
+        .ready
+        .iter()
+        .filter(|_| options.args.is_empty())
+        .filter(|guest| !options.brief || bench::guests::CHECKED.contains(&guest.version()))
+        .collect();
+    let (mut tally, instructions) = thread::scope(|scope| {
+        let instructions =
+            scope.spawn(|| bench::guests::check(workspace, &measured, &programs.edgeprobe));
+        let tests = vm::run(&guests, &programs, options);
+        let instructions = instructions.join();
+        (
+            tests,
+            instructions.unwrap_or_else(|_| bail!("its thread ended")),
+        )
+    });
+    tally += counted("instructions in the guests", instructions);
+    Ok(tally)
 }
 
 /// Installs what a suite calls. Each test says itself what it lacks, and is skipped.

@@ -1,25 +1,21 @@
 //! Where the load runs: a namespace with nginx in it, and a daemon beside it.
 
 use std::{
-    collections::BTreeMap,
     ffi::OsStr,
     fs::{self, File},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail};
-use serde_json::Value;
 
+use super::daemon::{Daemon, Programs, wait};
 use crate::cmd;
 
-const STATISTICS: &str = "/proc/sys/kernel/bpf_stats_enabled";
 const ADDRESS: &str = "127.0.0.1:8080";
 /// Of how many segments one is lost under [`Arena::lossy_load`].
 pub const LOST_OF: u32 = 20;
-const READY: Duration = Duration::from_secs(30);
 
 /// The namespace and the server.
 pub struct Arena {
@@ -81,6 +77,13 @@ impl Arena {
             .arg(format!("--net=/var/run/netns/{}", self.name))
             .arg(program);
         command
+    }
+
+    /// Starts a daemon in it.
+    pub fn daemon(&self, programs: Programs, arguments: &[&str]) -> Result<Daemon> {
+        let mut command = self.inside(&self.edgeprobe);
+        command.arg("daemon").args(arguments);
+        Daemon::start(command, &self.edgeprobe, &self.folder, programs)
     }
 
     /// Makes connections for some time, as many as go.
@@ -176,204 +179,4 @@ pub struct Load {
 fn requests(text: &str) -> Option<u64> {
     let line = text.lines().find(|line| line.contains(" requests in "))?;
     line.split_whitespace().next()?.parse().ok()
-}
-
-/// What a daemon attaches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Programs {
-    /// Empty programs on the same hooks.
-    Empty,
-    /// Its own.
-    All,
-}
-
-/// A running daemon, ended with its owner.
-pub struct Daemon(Child);
-
-/// A kernel program and what it did so far.
-pub struct Program {
-    /// Its name.
-    pub name: String,
-    /// Its type, as `bpftool` says.
-    pub kind: String,
-    /// Whether it is attached: an iterator is only while the daemon reads.
-    pub is_attached: bool,
-    /// Runs.
-    pub runs: u64,
-    /// Time in them.
-    pub nanoseconds: u64,
-}
-
-impl Daemon {
-    /// Starts it in the arena and waits until it answers.
-    pub fn start(arena: &Arena, programs: Programs, arguments: &[&str]) -> Result<Self> {
-        let socket = arena.folder.join("edgeprobe.sock");
-        let log_path = arena.folder.join("daemon.log");
-        let log = File::create(&log_path).context("a log file")?;
-        let mut command = arena.inside(&arena.edgeprobe);
-        command
-            .args(["daemon", "--log-level", "warn", "--socket"])
-            .arg(&socket)
-            .args((programs == Programs::Empty).then_some("--noop-programs"))
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stderr(log);
-        let mut daemon = Self(command.spawn().context("edgeprobe cannot be run")?);
-        wait("the daemon", || {
-            if let Some(status) = daemon.0.try_wait().context("a child")? {
-                let log = fs::read_to_string(&log_path).unwrap_or_default();
-                bail!("the daemon ended ({status}): {}", log.trim());
-            }
-            let mut top = Command::new(&arena.edgeprobe);
-            top.args(["top", "--once", "--json", "--socket"])
-                .arg(&socket);
-            Ok(cmd::output(&mut top).is_ok())
-        })?;
-        Ok(daemon)
-    }
-
-    /// Processor time that it used.
-    pub fn processor_time(&self) -> Result<Duration> {
-        let stat = self.read("stat")?;
-        let after_name = stat.rsplit(')').next().unwrap_or_default();
-        let field = |n: usize| after_name.split_whitespace().nth(n)?.parse::<u64>().ok();
-        let ticks = field(11).zip(field(12)).map(|(user, system)| user + system);
-        // SAFETY: the call takes a number and touches no memory.
-        let per_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
-        let seconds = ticks.context("/proc/PID/stat")? as f64 / per_second as f64;
-        Ok(Duration::from_secs_f64(seconds))
-    }
-
-    /// Its resident memory.
-    pub fn resident_bytes(&self) -> Result<u64> {
-        let status = self.read("status")?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kibibytes = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
-        Ok(kibibytes.context("/proc/PID/status has no VmRSS")? * 1024)
-    }
-
-    /// Kernel memory of its maps.
-    pub fn map_bytes(&self) -> Result<u64> {
-        let bytes = |id: u32| {
-            let map = bpftool(&["map", "show", "id", &id.to_string()])?;
-            Ok(map["bytes_memlock"].as_u64().unwrap_or_default())
-        };
-        self.numbers("map_id:")?.into_iter().map(bytes).sum()
-    }
-
-    /// Its programs by number.
-    pub fn programs(&self) -> Result<BTreeMap<u32, Program>> {
-        let attached = self.attached()?;
-        let program = |id: u32| {
-            let program = bpftool(&["prog", "show", "id", &id.to_string()])?;
-            let text = |key: &str| program[key].as_str().unwrap_or_default().to_owned();
-            let number = |key: &str| program[key].as_u64().unwrap_or_default();
-            Ok((
-                id,
-                Program {
-                    name: text("name"),
-                    kind: text("type"),
-                    is_attached: attached.contains(&id),
-                    runs: number("run_cnt"),
-                    nanoseconds: number("run_time_ns"),
-                },
-            ))
-        };
-        self.numbers("prog_id:")?.into_iter().map(program).collect()
-    }
-
-    /// Programs of its links.
-    fn attached(&self) -> Result<Vec<u32>> {
-        let texts = self.descriptors()?;
-        let links = texts.iter().filter(|text| {
-            text.lines()
-                .any(|line| line.starts_with("link_type:") && !line.ends_with("iter"))
-        });
-        Ok(links.filter_map(|text| number(text, "prog_id:")).collect())
-    }
-
-    fn numbers(&self, key: &str) -> Result<Vec<u32>> {
-        let texts = self.descriptors()?;
-        let mut numbers: Vec<u32> = texts.iter().filter_map(|text| number(text, key)).collect();
-        numbers.sort_unstable();
-        numbers.dedup();
-        Ok(numbers)
-    }
-
-    fn descriptors(&self) -> Result<Vec<String>> {
-        let folder = format!("/proc/{}/fdinfo", self.0.id());
-        let entries = fs::read_dir(&folder).with_context(|| format!("{folder} cannot be read"))?;
-        Ok(entries
-            .filter_map(|entry| fs::read_to_string(entry.ok()?.path()).ok())
-            .collect())
-    }
-
-    fn read(&self, file: &str) -> Result<String> {
-        let path = format!("/proc/{}/{file}", self.0.id());
-        fs::read_to_string(&path).with_context(|| format!("{path} cannot be read"))
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        // SAFETY: the child is not reaped yet, so the number is its own.
-        unsafe { libc::kill(self.0.id() as i32, libc::SIGTERM) };
-        let _ = self.0.wait();
-    }
-}
-
-fn number(text: &str, key: &str) -> Option<u32> {
-    text.lines()
-        .find_map(|line| line.strip_prefix(key))?
-        .trim()
-        .parse()
-        .ok()
-}
-
-fn bpftool(arguments: &[&str]) -> Result<Value> {
-    let text = cmd::output(Command::new("bpftool").arg("--json").args(arguments))?;
-    serde_json::from_str(&text).context("bpftool printed no JSON")
-}
-
-/// Nanoseconds that one run of a program takes with a packet.
-pub fn run_program(id: u32, packet: &Path, repeat: &str) -> Result<f64> {
-    let mut command = Command::new("bpftool");
-    command
-        .args(["--json", "prog", "run", "id", &id.to_string(), "data_in"])
-        .arg(packet)
-        .args(["repeat", repeat]);
-    let text = cmd::output(&mut command)?;
-    let result: Value = serde_json::from_str(&text).context("bpftool printed no JSON")?;
-    result["duration"]
-        .as_f64()
-        .context("bpftool printed no duration")
-}
-
-/// `kernel.bpf_stats_enabled` for a while.
-pub struct Statistics(String);
-
-impl Statistics {
-    /// Turns it on.
-    pub fn on() -> Result<Self> {
-        let usual = fs::read_to_string(STATISTICS).context("kernel.bpf_stats_enabled")?;
-        fs::write(STATISTICS, "1").context("kernel.bpf_stats_enabled cannot be set")?;
-        Ok(Self(usual))
-    }
-}
-
-impl Drop for Statistics {
-    fn drop(&mut self) {
-        let _ = fs::write(STATISTICS, self.0.trim());
-    }
-}
-
-fn wait(what: &str, mut is_ready: impl FnMut() -> Result<bool>) -> Result<()> {
-    let deadline = Instant::now() + READY;
-    while !is_ready()? {
-        if Instant::now() > deadline {
-            bail!("{what} is not ready after {} s", READY.as_secs());
-        }
-        thread::sleep(Duration::from_millis(50));
-    }
-    Ok(())
 }

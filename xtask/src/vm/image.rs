@@ -10,39 +10,31 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{BEGIN, BROKEN, DONE, Options, Programs, kernels};
+use super::{Guest, kernels};
 use crate::cmd;
 
-/// Programs that the tests call.
-const TOOLS: &[&str] = &[
-    "bpftool", "ip", "nft", "nginx", "openssl", "setpriv", "ss", "tc", "wrk",
-];
+/// What a guest prints when its task has ended.
+pub const DONE: &str = "EDGEPROBE-GUEST-DONE";
+/// What it prints before something that the image promises and that failed.
+pub const BROKEN: &str = "EDGEPROBE-GUEST-BROKEN ";
 
-/// Files that these read. `openssl req` does not work without its own.
-const FILES: &[&str] = &["/usr/lib/ssl/openssl.cnf"];
+/// What an initramfs has beside busybox.
+pub struct Contents<'a> {
+    /// Programs of this machine, by their name on the path; they go to `/bin`.
+    pub tools: &'a [&'a str],
+    /// Files of this machine, which keep their path.
+    pub files: &'a [&'a str],
+    /// Modules that are loaded at the start, where they are not built in.
+    pub modules: &'a [&'a str],
+    /// Programs that were built, and the path of each in the guest.
+    pub programs: Vec<(PathBuf, String)>,
+    /// Shell commands: what the guest is booted for.
+    pub task: String,
+}
 
-/// Modules that the tests need, where they are not built in.
-const MODULES: &[&str] = &[
-    "8021q",
-    "af_packet",
-    "dummy",
-    "nf_tables",
-    "nft_numgen",
-    "sch_netem",
-    "tcp_diag",
-    "tun",
-    "veth",
-];
-
-/// Makes the initramfs of a kernel with the programs in it.
-pub fn make(
-    place: &Path,
-    unpacked: &Path,
-    release: &str,
-    programs: &Programs,
-    options: &Options,
-) -> Result<PathBuf> {
-    let root = place.join("root");
+/// Makes the initramfs of a guest in `folder`, where it keeps its files too.
+pub fn make(guest: &Guest, folder: &Path, contents: &Contents<'_>) -> Result<PathBuf> {
+    let root = folder.join("root");
     if root.exists() {
         fs::remove_dir_all(&root).with_context(|| format!("{} stays", root.display()))?;
     }
@@ -65,24 +57,21 @@ pub fn make(
     let mut libraries = BTreeSet::new();
     let busybox = find("busybox")?;
     copy(&busybox, &root.join("bin/busybox"))?;
-    for tool in TOOLS {
+    for tool in contents.tools {
         let path = find(tool)?;
         copy(&path, &root.join("bin").join(tool))?;
         libraries.extend(libraries_of(&path)?);
     }
-    let tests =
-        (programs.tests.iter()).map(|path| (path, root.join("tests").join(plain_name(path))));
-    let edgeprobe = (&programs.edgeprobe, root.join("bin/edgeprobe"));
-    for (path, to) in tests.chain([edgeprobe]) {
+    for (path, to) in &contents.programs {
         libraries.extend(libraries_of(path)?);
         let mut strip = Command::new("strip");
-        cmd::output(strip.arg("-o").arg(&to).arg(path))?;
+        cmd::output(strip.arg("-o").arg(root.join(to)).arg(path))?;
     }
     for library in &libraries {
         let to = root.join(library.strip_prefix("/").unwrap_or(library));
         copy(library, &to)?;
     }
-    for file in FILES {
+    for file in contents.files {
         copy(Path::new(file), &root.join(file.trim_start_matches('/')))?;
     }
     // nginx looks for the user that Debian gives it.
@@ -94,28 +83,24 @@ pub fn make(
         root.join("etc/group"),
         "root:x:0:\nwww-data:x:33:\nnogroup:x:65534:\n",
     )?;
-    modules(&root, unpacked, release)?;
+    modules(&root, guest, contents.modules)?;
     let init = root.join("init");
-    // A test for which something is missing fails, unless the image was never
-    // meant to have it.
-    let is_complete = (!options.every).to_string();
     let script = include_str!("init.sh")
-        .replace("@RUNS@", &runs(programs, options))
-        .replace("@COMPLETE@", &is_complete)
-        .replace("@BEGIN@", BEGIN)
+        .replace("@TASK@", &contents.task)
         .replace("@BROKEN@", BROKEN)
         .replace("@DONE@", DONE);
     fs::write(&init, script).context("the guest's init cannot be written")?;
     fs::set_permissions(&init, Permissions::from_mode(0o755)).context("the guest's init")?;
 
-    let initramfs = place.join("initramfs.gz");
+    let initramfs = folder.join("initramfs.gz");
+    // The same files make the same image, byte for byte.
+    let script = r#"find . -exec touch --no-dereference --date=@0 {} +
+        find . | LC_ALL=C sort | cpio --quiet --reproducible -o -H newc -R 0:0 |
+            gzip -1 --no-name >"$0""#;
     let mut pack = Command::new("sh");
-    pack.args([
-        "-ec",
-        "find . | cpio --quiet -o -H newc -R 0:0 | gzip -1 >\"$0\"",
-    ])
-    .arg(&initramfs)
-    .current_dir(&root);
+    pack.args(["-ec", script])
+        .arg(&initramfs)
+        .current_dir(&root);
     cmd::output(&mut pack)?;
     Ok(initramfs)
 }
@@ -126,23 +111,6 @@ pub fn plain_name(path: &Path) -> String {
     name.rsplit_once('-')
         .map_or(name.as_ref(), |(name, _)| name)
         .to_owned()
-}
-
-/// Lines of the guest's init, one for each test program.
-fn runs(programs: &Programs, options: &Options) -> String {
-    let run = |name: String| {
-        let left_out = options.left_out(&name);
-        let skips = left_out.flat_map(|tests| ["--skip".to_owned(), quoted(tests)]);
-        let words = ["run".to_owned(), name.clone()].into_iter().chain(skips);
-        let words = words.chain(options.args.iter().map(|arg| quoted(arg)));
-        words.collect::<Vec<_>>().join(" ")
-    };
-    let lines: Vec<_> = programs.names().into_iter().map(run).collect();
-    lines.join("\n")
-}
-
-fn quoted(arg: &str) -> String {
-    format!("'{}'", arg.replace('\'', "'\\''"))
 }
 
 fn find(program: &str) -> Result<PathBuf> {
@@ -174,7 +142,8 @@ fn libraries_of(program: &Path) -> Result<Vec<PathBuf>> {
 
 /// Puts the modules and what they depend on into the image, unpacked, with a
 /// list in the order in which they must be loaded.
-fn modules(root: &Path, unpacked: &Path, release: &str) -> Result<()> {
+fn modules(root: &Path, guest: &Guest, modules: &[&str]) -> Result<()> {
+    let (unpacked, release) = (&guest.unpacked, &guest.release);
     let folder = kernels::modules_folder(unpacked)?;
     let folder = folder.join(release);
     // depmod wants <base>/lib/modules: newer packages have it below /usr.
@@ -196,7 +165,7 @@ fn modules(root: &Path, unpacked: &Path, release: &str) -> Result<()> {
         file.split(".ko").next().unwrap_or(file).replace('-', "_") == module
     };
     let mut order: Vec<&str> = Vec::new();
-    for module in MODULES {
+    for module in modules {
         if built_in.lines().any(|path| is(path, module)) {
             continue;
         }

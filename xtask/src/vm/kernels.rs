@@ -5,7 +5,6 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
-    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -14,7 +13,7 @@ use crate::cmd;
 
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
-/// A kernel to test on.
+/// A kernel that guests boot.
 pub struct Kernel {
     /// Its version, as far as it is fixed.
     pub version: &'static str,
@@ -22,8 +21,6 @@ pub struct Kernel {
     suite: &'static str,
     /// Its packages: the newest that begin and end so.
     packages: &'static [(&'static str, &'static str)],
-    /// How long all tests may take.
-    pub patience: Duration,
     /// Why a run of all tests leaves it out, if it does.
     pub left_out: Option<&'static str>,
 }
@@ -34,14 +31,12 @@ pub const KERNELS: &[Kernel] = &[
         version: "6.1",
         suite: "bookworm",
         packages: &[("linux-image-6.1.", "-cloud-amd64-unsigned")],
-        patience: PATIENCE,
         left_out: None,
     },
     Kernel {
         version: "6.12",
         suite: "trixie",
         packages: &[("linux-image-6.12.", "-cloud-amd64-unsigned")],
-        patience: PATIENCE,
         left_out: None,
     },
     Kernel {
@@ -52,12 +47,9 @@ pub const KERNELS: &[Kernel] = &[
             ("linux-binary-7.2.", "-cloud-amd64"),
             ("linux-modules-7.2.", "-cloud-amd64"),
         ],
-        patience: PATIENCE,
         left_out: None,
     },
 ];
-
-const PATIENCE: Duration = Duration::from_secs(3000);
 
 impl Kernel {
     /// The folder of its unpacked packages; fetches them the first time.
