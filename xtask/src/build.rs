@@ -1,8 +1,8 @@
 //! `cargo xtask build`.
 
-use std::{path::PathBuf, process::Stdio};
+use std::path::PathBuf;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
 use crate::{cmd, setup, workspace::Workspace};
 
@@ -23,16 +23,8 @@ pub fn executable(
     command
         .args(["build", "--locked", "--package", package, "--bin", name])
         .arg("--message-format=json-render-diagnostics")
-        .args(release.then_some("--release"))
-        .stdin(Stdio::null())
-        .stderr(Stdio::inherit());
-    let output = command
-        .output()
-        .with_context(|| format!("`{}` cannot be run", cmd::line(&command)))?;
-    if !output.status.success() {
-        bail!("`{}` failed ({})", cmd::line(&command), output.status);
-    }
-    String::from_utf8_lossy(&output.stdout)
+        .args(release.then_some("--release"));
+    cmd::piped(&mut command)?
         .lines()
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
         .filter(|message| message["target"]["name"] == name)

@@ -11,7 +11,7 @@ use std::{env, process::ExitCode};
 use anyhow::Result;
 
 use crate::{
-    cmd,
+    cmd, docs,
     ebpf::{self, Toolchain},
     setup,
     tally::Tally,
@@ -42,6 +42,7 @@ pub fn run(workspace: &Workspace) -> Result<ExitCode> {
 
     kernel_side(workspace, &toolchain, &mut checks);
     checks.record("structure", structure::check(workspace));
+    checks.record("generated documents", docs::check(workspace));
     dependencies::check(workspace, &mut checks);
 
     println!("{}", checks.0);

@@ -3,6 +3,7 @@
 mod bench;
 mod build;
 mod cmd;
+mod docs;
 mod ebpf;
 mod lint;
 mod packages;
@@ -56,8 +57,10 @@ enum WorkspaceTask {
         #[command(subcommand)]
         suite: Option<test::Suite>,
     },
-    /// Check format, lints, licences and dependencies of both sides
+    /// Check format, lints, structure, generated documents, licences and dependencies
     Lint,
+    /// Write the documents that are generated from the code
+    Docs,
     /// Measure what edgeprobe costs
     Bench(bench::Options),
 }
@@ -85,6 +88,7 @@ fn run(task: WorkspaceTask) -> Result<ExitCode> {
         }
         WorkspaceTask::Run(options) => return run::run(&workspace, &options),
         WorkspaceTask::Test { suite } => return test::run(&workspace, suite),
+        WorkspaceTask::Docs => docs::write(&workspace)?,
         WorkspaceTask::Lint => return lint::run(&workspace),
         WorkspaceTask::Bench(options) => {
             return Ok(bench::run(&workspace, &options)?.exit_code());
