@@ -34,13 +34,13 @@ fn run() -> Result<()> {
     }
     let watched = ["Cargo.lock", "Cargo.toml", "probe-common", "probe-ebpf"];
     for path in watched.into_iter().chain(["xtask/src/ebpf.rs"]) {
-        println!("cargo::rerun-if-changed={}", workspace.join(path).display());
+        watch(workspace, &workspace.join(path));
     }
     set_revision(workspace);
 
     let target_dir = target_dir(&out_dir, workspace);
     let choice = target_dir.join(ebpf::CHOICE);
-    println!("cargo::rerun-if-changed={}", choice.display());
+    watch(workspace, &choice);
     let toolchain = ebpf::Toolchain::read(&choice)
         .context("the kernel programs cannot be built yet: run `cargo xtask setup` first")?;
 
@@ -67,6 +67,17 @@ fn run() -> Result<()> {
         bail!("{} cannot be stripped ({status})", object.display());
     }
     Ok(())
+}
+
+/// Has cargo run this again when `path` changes. What is in the workspace is named
+/// from this package's folder: cargo keeps the names in the target folder, and in
+/// a copied checkout a full path would still be that of the first one.
+fn watch(workspace: &Path, path: &Path) {
+    let inside = path
+        .strip_prefix(workspace)
+        .map(|path| Path::new("..").join(path));
+    let path = inside.as_deref().unwrap_or(path);
+    println!("cargo::rerun-if-changed={}", path.display());
 }
 
 fn again(program: &Path) -> String {
@@ -107,7 +118,7 @@ fn set_revision(workspace: &Path) {
     if let Some(log) = git(&["rev-parse", "--git-path", "logs/HEAD"]) {
         let log = workspace.join(log);
         if log.is_file() {
-            println!("cargo::rerun-if-changed={}", log.display());
+            watch(workspace, &log);
         }
     }
     let revision = env::var_os(REVISION)
