@@ -14,6 +14,13 @@ pub struct Tally {
 }
 
 impl Tally {
+    /// One that failed.
+    pub const FAILURE: Self = Self {
+        passed: 0,
+        failed: 1,
+        skipped: 0,
+    };
+
     /// Success only where nothing failed.
     pub fn exit_code(self) -> ExitCode {
         if self.failed == 0 {

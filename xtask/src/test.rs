@@ -25,7 +25,16 @@ pub enum Suite {
     },
     /// On other kernels, in virtual machines
     Vm(vm::Options),
+    /// What is run for closing notes and not for each change: ten minutes of churn,
+    /// then on each other kernel every test that counts; some 25 minutes, needs root
+    Long,
 }
+
+/// What libtest is given for tests that take long: those that are left out
+/// otherwise, but for the process of [`actor`], which other tests start.
+///
+/// [`actor`]: ../../tests/src/actor.rs
+const LONG: [&str; 3] = ["--ignored", "--skip", "actor"];
 
 /// Runs one suite, or all; ends with one line that sums the tests.
 pub fn run(workspace: &Workspace, suite: Option<Suite>) -> Result<ExitCode> {
@@ -38,8 +47,16 @@ pub fn run(workspace: &Workspace, suite: Option<Suite>) -> Result<ExitCode> {
             tally
         }
         Some(Suite::Unit) => counted("unit tests", unit(workspace)),
-        Some(Suite::Kernel { args }) => counted("kernel tests", kernel(workspace, &args)),
+        Some(Suite::Kernel { args }) => {
+            let args: Vec<&str> = args.iter().map(String::as_str).collect();
+            counted("kernel tests", kernel(workspace, &args))
+        }
         Some(Suite::Vm(options)) => counted(GUESTS, guests(workspace, &options)),
+        Some(Suite::Long) => {
+            let mut tally = counted("long kernel tests", kernel(workspace, &LONG));
+            tally += counted(GUESTS, guests(workspace, &vm::Options::counting()));
+            tally
+        }
     };
     println!("{tally}");
     Ok(tally.exit_code())
@@ -49,10 +66,7 @@ pub fn run(workspace: &Workspace, suite: Option<Suite>) -> Result<ExitCode> {
 fn counted(name: &str, result: Result<Tally>) -> Tally {
     result.unwrap_or_else(|error| {
         cmd::say(&format!("error: {name}: {error:#}"));
-        Tally {
-            failed: 1,
-            ..Tally::default()
-        }
+        Tally::FAILURE
     })
 }
 
@@ -103,7 +117,7 @@ fn unit(workspace: &Workspace) -> Result<Tally> {
     libtest("unit tests", &mut command)
 }
 
-fn kernel(workspace: &Workspace, args: &[String]) -> Result<Tally> {
+fn kernel(workspace: &Workspace, args: &[&str]) -> Result<Tally> {
     prepare(workspace, "the kernel tests", packages::KERNEL_TESTS)?;
     let binary = build::edgeprobe(workspace, false)?;
     let mut command = workspace.cargo();

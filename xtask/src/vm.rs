@@ -8,6 +8,7 @@
 pub mod image;
 mod kernels;
 pub mod machine;
+mod selection;
 mod suites;
 
 use std::path::PathBuf;
@@ -16,7 +17,8 @@ use anyhow::{Result, bail};
 
 use crate::{cmd, packages, tally::Tally, workspace::Workspace};
 use kernels::{KERNELS, Kernel};
-pub use suites::{Options, programs, run};
+pub use selection::{Options, programs};
+pub use suites::run;
 
 /// What a guest is made with.
 const PACKAGES: &[&str] = &[

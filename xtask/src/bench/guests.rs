@@ -118,10 +118,7 @@ fn judge(verdict: &Verdict, counts: bool) -> Tally {
 
 fn failed(text: &str) -> Tally {
     cmd::say(&format!("FAILED: {text}"));
-    Tally {
-        failed: 1,
-        ..Tally::default()
-    }
+    Tally::FAILURE
 }
 
 /// Measures in all guests at the same time: their figures do not depend on load.

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    path::PathBuf,
+    path::Path,
     process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
@@ -47,7 +47,7 @@ impl Machine {
     ///
     /// QEMU cannot be run. A guest that was ended for its time is no error: its
     /// console ends early.
-    pub fn boot(&self, guest: &Guest, initramfs: &PathBuf, log: &PathBuf) -> Result<String> {
+    pub fn boot(&self, guest: &Guest, initramfs: &Path, log: &Path) -> Result<String> {
         let name = guest.name();
         let console =
             File::create(log).with_context(|| format!("{} cannot be made", log.display()))?;
