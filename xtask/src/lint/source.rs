@@ -1,5 +1,9 @@
 //! Rust source as text: which modules of its crate a file names.
 
+mod text;
+
+use text::is_word;
+
 /// A module of the crate's root that a file names, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mention {
@@ -22,7 +26,7 @@ pub struct Mentions {
 /// reach the root from `depth` modules below it. What is only there for tests
 /// (`#[cfg(test)]`) is left out, as are comments and strings.
 pub fn read(source: &str, depth: usize) -> Mentions {
-    let mut code = without_text(source);
+    let mut code = text::without(source);
     let test_modules = take_tests(&mut code);
     let mut of = Vec::new();
     let mut at = 0;
@@ -42,105 +46,6 @@ pub fn read(source: &str, depth: usize) -> Mentions {
         }
     }
     Mentions { of, test_modules }
-}
-
-/// The same text with blanks for comments and for what is in quotes; lines stay
-/// where they are.
-fn without_text(source: &str) -> String {
-    let bytes = source.as_bytes();
-    let mut code = bytes.to_vec();
-    let mut at = 0;
-    while at < bytes.len() {
-        let rest = &bytes[at..];
-        let is_inside_word = at > 0 && is_word(bytes[at - 1]);
-        let length = match rest {
-            [b'/', b'/', ..] => until(rest, b"\n"),
-            [b'/', b'*', ..] => comment(rest),
-            [b'"', ..] => quoted(rest),
-            [b'r' | b'b' | b'c', ..] if !is_inside_word => raw(rest),
-            [b'\'', ..] => character(rest),
-            _ => 0,
-        };
-        for byte in &mut code[at..at + length] {
-            if *byte != b'\n' {
-                *byte = b' ';
-            }
-        }
-        at += length.max(1);
-    }
-    // Whole characters became blanks, so that it is still UTF-8.
-    String::from_utf8(code).unwrap_or_default()
-}
-
-fn until(text: &[u8], end: &[u8]) -> usize {
-    text.windows(end.len())
-        .position(|window| window == end)
-        .unwrap_or(text.len())
-}
-
-/// Length of `/* … */`, which may hold others.
-fn comment(text: &[u8]) -> usize {
-    let mut depth = 0;
-    let mut at = 0;
-    while at < text.len() {
-        match &text[at..] {
-            [b'/', b'*', ..] => (depth, at) = (depth + 1, at + 2),
-            [b'*', b'/', ..] => (depth, at) = (depth - 1, at + 2),
-            _ => at += 1,
-        }
-        if depth == 0 {
-            break;
-        }
-    }
-    at.min(text.len())
-}
-
-/// Length of `"…"`.
-fn quoted(text: &[u8]) -> usize {
-    let mut at = 1;
-    while at < text.len() && text[at] != b'"' {
-        at += if text[at] == b'\\' { 2 } else { 1 };
-    }
-    (at + 1).min(text.len())
-}
-
-/// Length of `r"…"`, `br#"…"#` and the like; 0 where it is only a word.
-fn raw(text: &[u8]) -> usize {
-    let prefix = text.iter().take_while(|byte| is_word(**byte)).count();
-    if !matches!(&text[..prefix], b"r" | b"br" | b"cr") {
-        return 0;
-    }
-    let hashes = text[prefix..]
-        .iter()
-        .take_while(|byte| **byte == b'#')
-        .count();
-    let begin = prefix + hashes + 1;
-    if text.get(begin - 1) != Some(&b'"') {
-        return 0;
-    }
-    let end = [b"\"".as_slice(), &b"#".repeat(hashes)].concat();
-    (begin + until(&text[begin..], &end) + end.len()).min(text.len())
-}
-
-/// Length of `'x'` or `'\n'`; 0 for a lifetime.
-fn character(text: &[u8]) -> usize {
-    match text {
-        [b'\'', b'\\', _, rest @ ..] => (3 + until(rest, b"'") + 1).min(text.len()),
-        [b'\'', first, ..] => {
-            let width = match first {
-                0..0x80 => 1,
-                0x80..0xe0 => 2,
-                0xe0..0xf0 => 3,
-                _ => 4,
-            };
-            if text.get(1 + width) == Some(&b'\'') {
-                width + 2
-            } else {
-                0
-            }
-        }
-        _ => 0,
-    }
 }
 
 /// Blanks what stands below `#[cfg(test)]`; returns the modules whose files are
@@ -188,10 +93,6 @@ fn item_length(code: &str) -> usize {
         }
     }
     code.len()
-}
-
-fn is_word(byte: u8) -> bool {
-    byte == b'_' || byte.is_ascii_alphanumeric()
 }
 
 /// The first word at or after `from`, and where it begins.
@@ -273,16 +174,6 @@ mod tests {
                       use self::crates::x;\n";
         let expected = [(1, "config"), (3, "kernel"), (4, "model"), (6, "loader")];
         assert_eq!(modules(source, 1), lines(&expected));
-    }
-
-    #[test]
-    fn comments_strings_and_characters_are_no_code() {
-        let source = "// crate::a\n/* crate::b /* crate::c */ crate::d */\n\
-                      /// See [`crate::e`].\n\
-                      const X: &str = \"\\\" crate::f\"; const Y: char = '\"';\n\
-                      const Z: &str = r#\"crate::g\" crate::h\"#; fn r<'a>(x: &'a crate::i) {}\n\
-                      const U: char = 'ü'; const V: char = '\\''; fn s() { crate::j() }\n";
-        assert_eq!(modules(source, 1), lines(&[(5, "i"), (6, "j")]));
     }
 
     #[test]
