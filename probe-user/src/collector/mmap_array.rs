@@ -1,17 +1,14 @@
 //! Arrays of the kernel mapped into this process: reading them takes no system
 //! call.
 
-use std::{
-    io,
-    marker::PhantomData,
-    os::fd::{AsFd as _, AsRawFd as _},
-};
+use std::{marker::PhantomData, os::fd::AsFd as _};
 
 use anyhow::Context as _;
 use aya::{
     Pod,
     maps::{Array, Map, MapData},
 };
+use memmap2::{MmapOptions, MmapRaw};
 
 use crate::loader::Loaded;
 
@@ -19,13 +16,10 @@ use crate::loader::Loaded;
 /// resident memory of this process as long as it is mapped.
 #[derive(Debug)]
 pub struct MmapArray<T> {
-    start: *mut T,
+    memory: MmapRaw,
     len: usize,
     value: PhantomData<T>,
 }
-
-// SAFETY: the mapping belongs to the value.
-unsafe impl<T: Pod> Send for MmapArray<T> {}
 
 impl<T: Pod> MmapArray<T> {
     /// Maps `len` elements of the map `name`, whose values are `T`, to be read.
@@ -34,7 +28,9 @@ impl<T: Pod> MmapArray<T> {
     ///
     /// There is no such array, or the kernel does not map it.
     pub fn new(loaded: &Loaded, name: &str, len: usize) -> anyhow::Result<Self> {
-        Self::map(loaded, name, len, libc::PROT_READ)
+        Self::map(loaded, name, len, |options, data| {
+            options.map_raw_read_only(&data.fd().as_fd())
+        })
     }
 
     /// The same, to be written too.
@@ -43,32 +39,28 @@ impl<T: Pod> MmapArray<T> {
     ///
     /// Likewise.
     pub fn writable(loaded: &Loaded, name: &str, len: usize) -> anyhow::Result<Self> {
-        Self::map(loaded, name, len, libc::PROT_READ | libc::PROT_WRITE)
+        Self::map(loaded, name, len, |options, data| {
+            options.map_raw(&data.fd().as_fd())
+        })
     }
 
-    fn map(loaded: &Loaded, name: &str, len: usize, access: i32) -> anyhow::Result<Self> {
+    fn map(
+        loaded: &Loaded,
+        name: &str,
+        len: usize,
+        map: impl FnOnce(&MmapOptions, &MapData) -> std::io::Result<MmapRaw>,
+    ) -> anyhow::Result<Self> {
         const { assert!(size_of::<T>().is_multiple_of(8), "the kernel pads to words") };
         // The size of its values is right, or this fails.
         let _: Array<&MapData, T> = loaded.map(name)?;
         let Some(Map::Array(data)) = loaded.ebpf.map(name) else {
             anyhow::bail!("{name} is not an array");
         };
-        // SAFETY: a new mapping of a descriptor that is open.
-        let start = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                len * size_of::<T>(),
-                access,
-                libc::MAP_SHARED,
-                data.fd().as_fd().as_raw_fd(),
-                0,
-            )
-        };
-        if start == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error()).with_context(|| format!("cannot map {name}"));
-        }
+        // The length is given, since the descriptor of a map has none to ask for.
+        let mut options = MmapOptions::new();
+        options.len(len * size_of::<T>());
         Ok(Self {
-            start: start.cast(),
+            memory: map(&options, data).with_context(|| format!("cannot map {name}"))?,
             len,
             value: PhantomData,
         })
@@ -86,14 +78,6 @@ impl<T: Pod> MmapArray<T> {
     /// Where it is not mapped.
     pub fn element(&self, index: usize) -> *mut T {
         assert!(index < self.len, "element {index} is not mapped");
-        self.start.wrapping_add(index)
-    }
-}
-
-impl<T> Drop for MmapArray<T> {
-    fn drop(&mut self) {
-        let bytes = self.len * size_of::<T>();
-        // SAFETY: the mapping was made in `map` and nothing points into it now.
-        unsafe { libc::munmap(self.start.cast(), bytes) };
+        self.memory.as_mut_ptr().cast::<T>().wrapping_add(index)
     }
 }
