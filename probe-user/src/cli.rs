@@ -68,7 +68,7 @@ pub struct CollectArgs {
     #[arg(long, value_name = "NUMBER", hide = true)]
     pub connections: Option<u32>,
 
-    /// Combinations of side, service and peer that are told apart, likewise.
+    /// Combinations of side, service and peer that are tracked separately, likewise.
     #[arg(long, value_name = "NUMBER", hide = true, value_parser = clap::value_parser!(u32).range(1..))]
     pub rows: Option<u32>,
 

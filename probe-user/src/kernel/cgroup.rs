@@ -68,8 +68,10 @@ impl Hierarchy {
             kind: KERNFS,
             id: id.to_ne_bytes(),
         };
-        // SAFETY: the handle has the layout of a `struct file_handle` with 8
-        // bytes; the descriptor is open.
+        // SAFETY: the kernel reads the two words of `struct file_handle` and as many
+        // bytes behind them as the first says: 8, which is all of `id`, without
+        // padding between. The handle is not moved or read by others during the
+        // call, and `self.root` owns the descriptor.
         let fd = unsafe {
             libc::open_by_handle_at(
                 self.root.as_raw_fd(),
@@ -80,7 +82,8 @@ impl Hierarchy {
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: a new descriptor that nobody else has.
+        // SAFETY: `fd` is not negative, so it is a descriptor that the call above has
+        // just opened and that nothing else closes.
         Ok(unsafe { File::from_raw_fd(fd) })
     }
 

@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow, bail};
+use nix::sched::{CloneFlags, setns};
 
 /// Where `ip netns` and container engines keep them by name.
 const NAMED: [&str; 2] = ["/run/netns", "/run/docker/netns"];
@@ -59,7 +60,9 @@ impl NetNs {
         let netns = Self::open(&path, Some(name.to_owned())).map_err(|error| {
             anyhow!("no network namespace {name:?} ({}: {error}); `ip netns list` shows those there are", path.display())
         })?;
-        // SAFETY: the descriptor is open; the request takes no argument.
+        // SAFETY: this request takes no third argument, so that the kernel reads
+        // and writes no memory of this process; `netns.file` owns the descriptor
+        // and outlives the call. One of another kind is refused with -1.
         let kind = unsafe { libc::ioctl(netns.file.as_raw_fd(), libc::NS_GET_NSTYPE) };
         if kind != libc::CLONE_NEWNET {
             bail!("{} is not a network namespace", path.display());
@@ -75,11 +78,9 @@ impl NetNs {
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> anyhow::Result<T> {
         std::thread::scope(|scope| {
             let thread = scope.spawn(|| {
-                // SAFETY: the descriptor is open; only this thread moves.
-                if unsafe { libc::setns(self.file.as_raw_fd(), libc::CLONE_NEWNET) } != 0 {
-                    return Err(io::Error::last_os_error());
-                }
-                Ok(work())
+                // Only this thread moves, and it ends with the work.
+                setns(&self.file, CloneFlags::CLONE_NEWNET).map_err(io::Error::from)?;
+                Ok::<_, io::Error>(work())
             });
             match thread.join() {
                 Ok(result) => result.with_context(|| {
