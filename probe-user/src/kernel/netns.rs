@@ -154,3 +154,30 @@ pub fn all() -> HashMap<u32, NetNs> {
     }
     found
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_network_namespace_is_taken_by_its_path() {
+        let own = NetNs::own().unwrap();
+        let again = NetNs::named("/proc/self/ns/net").unwrap();
+        assert_eq!(again.inum, own.inum);
+        for other in ["/proc/self/ns/uts", "/proc/self/stat"] {
+            assert_eq!(
+                NetNs::named(other).unwrap_err().to_string(),
+                format!("{other} is not a network namespace")
+            );
+        }
+        let error = NetNs::named("ep-none").unwrap_err().to_string();
+        assert!(error.contains("/run/netns/ep-none"), "{error}");
+    }
+
+    #[test]
+    fn the_namespace_of_this_process_is_among_all() {
+        let own = NetNs::own().unwrap();
+        assert_eq!(linked(Path::new("/proc/self/ns/net")), Some(own.inum));
+        assert!(all().contains_key(&own.inum));
+    }
+}
