@@ -88,7 +88,7 @@ pub struct DaemonArgs {
     #[arg(long, value_name = "ADDR", value_parser = parse_listen)]
     pub listen: Option<SocketAddr>,
 
-    /// Group that may use the socket [default: edgeprobe where it exists, else root only].
+    /// Group that may use the socket [default: edgeprobe where that group exists, else root only].
     #[arg(long, value_name = "NAME")]
     pub socket_group: Option<String>,
 
@@ -169,6 +169,27 @@ mod tests {
     use clap::CommandFactory;
 
     use super::*;
+    use crate::config::KEYS;
+
+    #[test]
+    fn the_help_of_a_flag_has_the_default_of_its_key() {
+        let cli = Cli::command();
+        let daemon = cli.find_subcommand("daemon").unwrap();
+        for key in KEYS {
+            let Some(flag) = key.flag else { continue };
+            let name = flag.strip_prefix("--");
+            let flag = daemon.get_arguments().find(|one| one.get_long() == name);
+            let help = flag.unwrap().get_help().unwrap().to_string();
+            // One that repeats begins with none.
+            let default = key.variable().map(|_| key.default_text());
+            let default = default.unwrap_or_else(|| "none".to_owned());
+            assert!(
+                help.ends_with(&format!("[default: {default}]")),
+                "{}: {help}",
+                key.path()
+            );
+        }
+    }
 
     #[test]
     fn the_definition_is_consistent() {

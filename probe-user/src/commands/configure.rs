@@ -50,8 +50,46 @@ fn lay_over(config: &mut Config, args: &CollectArgs) {
 mod tests {
     use std::path::PathBuf;
 
+    use clap::Parser as _;
+
     use super::*;
-    use crate::config::XdpMode;
+    use crate::{
+        cli::{Cli, Command},
+        config::{KEYS, XdpMode},
+    };
+
+    #[test]
+    fn each_flag_of_a_key_sets_it_and_no_other() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("config.toml");
+        std::fs::write(&file, "").unwrap();
+        for key in KEYS {
+            let Some(flag) = key.flag else { continue };
+            let value = match key.type_name {
+                "path" => "/run/x.sock",
+                "name" => "adm",
+                "address" => "127.0.0.1:9",
+                "list of names" => "eth7",
+                "word" => "generic",
+                other => panic!("{}: give a value for a {other}", key.path()),
+            };
+            let file = file.to_str().unwrap();
+            let cli = Cli::parse_from(["edgeprobe", "daemon", "--config", file, flag, value]);
+            let Command::Daemon(args) = cli.command else {
+                panic!("not the daemon");
+            };
+            let config = for_daemon(&args).unwrap();
+            for one in KEYS {
+                let default = one.value(&Config::default());
+                let expected = if one.path() == key.path() {
+                    value
+                } else {
+                    &default
+                };
+                assert_eq!(one.value(&config), expected, "{flag}: {}", one.path());
+            }
+        }
+    }
 
     #[test]
     fn flags_win_over_the_file() {

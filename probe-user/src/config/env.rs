@@ -1,80 +1,37 @@
-//! Environment variables: `EDGEPROBE_<SECTION>_<KEY>` for each scalar key.
+//! Environment variables: `EDGEPROBE_<SECTION>_<KEY>` for each key that is no list.
 
 use std::ffi::OsString;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow};
 
-use super::{Config, XdpMode, parse_duration, parse_listen};
-
-/// Variables that start like this must be keys; others are none of ours.
-const SECTIONS: [&str; 3] = [
-    "EDGEPROBE_DAEMON_",
-    "EDGEPROBE_METRICS_",
-    "EDGEPROBE_PACKETS_",
-];
+use super::{Config, keys::KEYS, setting::NO_SUCH};
 
 impl Config {
-    /// Lays environment variables over the configuration.
+    /// Lays environment variables over the configuration. Those that begin like
+    /// the variables of a section must be keys.
     pub(super) fn apply_environment(
         &mut self,
         variables: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> anyhow::Result<()> {
         for (name, value) in variables {
             let Some(name) = name.to_str() else { continue };
-            if !SECTIONS.iter().any(|section| name.starts_with(section)) {
+            if !KEYS
+                .iter()
+                .any(|key| name.starts_with(&key.variable_prefix()))
+            {
                 continue;
             }
             let value = value
                 .to_str()
                 .ok_or_else(|| anyhow!("environment variable {name} is not UTF-8"))?;
-            self.set_variable(name, value)
+            KEYS.iter()
+                .find(|key| key.variable_name() == name)
+                .map_or_else(|| Err(NO_SUCH.to_owned()), |key| (key.set)(self, value))
+                .map_err(|error| anyhow!(error))
                 .with_context(|| format!("environment variable {name}"))?;
         }
         Ok(())
     }
-
-    fn set_variable(&mut self, name: &str, value: &str) -> anyhow::Result<()> {
-        match name {
-            "EDGEPROBE_DAEMON_SOCKET" => self.daemon.socket = value.into(),
-            "EDGEPROBE_DAEMON_SOCKET_GROUP" => self.daemon.socket_group = Some(value.into()),
-            "EDGEPROBE_DAEMON_SNAPSHOT_INTERVAL" => {
-                self.daemon.snapshot_interval = parse_duration(value).map_err(|e| anyhow!(e))?;
-            }
-            "EDGEPROBE_METRICS_LISTEN" => {
-                self.metrics.listen = Some(parse_listen(value).map_err(|e| anyhow!(e))?);
-            }
-            "EDGEPROBE_METRICS_MAX_SERIES" => self.metrics.max_series = number(value)?,
-            "EDGEPROBE_METRICS_ACCEPT_QUEUE_EXACT" => {
-                self.metrics.accept_queue_exact = flag(value)?;
-            }
-            "EDGEPROBE_METRICS_OWNER_LABEL" => self.metrics.owner_label = flag(value)?,
-            "EDGEPROBE_METRICS_NETNS_LABEL" => self.metrics.netns_label = flag(value)?,
-            "EDGEPROBE_PACKETS_XDP_MODE" => {
-                self.packets.xdp_mode = XdpMode::ALL
-                    .into_iter()
-                    .find(|mode| mode.name() == value)
-                    .ok_or_else(|| anyhow!("{value:?} is not one of native, generic, auto"))?;
-            }
-            "EDGEPROBE_PACKETS_FLOWS" => self.packets.flows = number(value)?,
-            "EDGEPROBE_PACKETS_FLOW_IDLE" => {
-                self.packets.flow_idle = parse_duration(value).map_err(|e| anyhow!(e))?;
-            }
-            _ => bail!("there is no such setting"),
-        }
-        Ok(())
-    }
-}
-
-fn flag(value: &str) -> anyhow::Result<bool> {
-    value
-        .parse()
-        .with_context(|| format!("{value:?} is neither true nor false"))
-}
-
-fn number<T: std::str::FromStr<Err = std::num::ParseIntError>>(value: &str) -> anyhow::Result<T> {
-    value
-        .parse()
-        .with_context(|| format!("{value:?} is not a number that fits"))
 }
 
 #[cfg(test)]
@@ -82,6 +39,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::config::XdpMode;
 
     fn apply(name: &str, value: &str) -> Result<Config, String> {
         let mut config = Config::default();
@@ -136,6 +94,10 @@ mod tests {
             XdpMode::Native
         );
         assert_eq!(set("EDGEPROBE_PACKETS_FLOWS", "9").packets.flows, 9);
+        assert_eq!(
+            set("EDGEPROBE_PACKETS_FLOW_IDLE", "2m").packets.flow_idle,
+            Duration::from_mins(2)
+        );
     }
 
     #[test]
@@ -144,7 +106,11 @@ mod tests {
             apply("EDGEPROBE_METRICS_MAXSERIES", "5").unwrap_err(),
             "environment variable EDGEPROBE_METRICS_MAXSERIES: there is no such setting"
         );
-        assert!(apply("EDGEPROBE_REVISION", "abc").is_ok());
+        assert_eq!(
+            apply("EDGEPROBE_PACKETS_INTERFACES", "eth0").unwrap_err(),
+            "environment variable EDGEPROBE_PACKETS_INTERFACES: there is no such setting"
+        );
+        assert_eq!(apply("EDGEPROBE_REVISION", "abc"), Ok(Config::default()));
     }
 
     #[test]

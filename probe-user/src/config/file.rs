@@ -1,11 +1,6 @@
 //! The TOML file.
 
-use std::path::PathBuf;
-use std::time::Duration;
-
-use serde::{Deserialize, Deserializer, de};
-
-use super::{Config, Peer, Service, XdpMode, parse_duration, parse_listen};
+use super::Config;
 
 /// What is wrong with a file: one line, with its number where that is known.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -15,93 +10,13 @@ pub(super) struct FileError {
     message: String,
 }
 
-#[derive(Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct File {
-    daemon: Daemon,
-    metrics: Metrics,
-    service: Vec<Service>,
-    peer: Vec<Peer>,
-    packets: Packets,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct Daemon {
-    socket: Option<PathBuf>,
-    socket_group: Option<String>,
-    #[serde(deserialize_with = "duration")]
-    snapshot_interval: Option<Duration>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct Metrics {
-    #[serde(deserialize_with = "listen")]
-    listen: Option<std::net::SocketAddr>,
-    max_series: Option<usize>,
-    accept_queue_exact: Option<bool>,
-    owner_label: Option<bool>,
-    netns_label: Option<bool>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct Packets {
-    interfaces: Option<Vec<String>>,
-    xdp_mode: Option<XdpMode>,
-    flows: Option<u32>,
-    #[serde(deserialize_with = "duration")]
-    flow_idle: Option<Duration>,
-}
-
-fn duration<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Duration>, D::Error> {
-    let text = String::deserialize(input)?;
-    parse_duration(&text).map(Some).map_err(de::Error::custom)
-}
-
-fn listen<'de, D: Deserializer<'de>>(input: D) -> Result<Option<std::net::SocketAddr>, D::Error> {
-    let text = String::deserialize(input)?;
-    parse_listen(&text).map(Some).map_err(de::Error::custom)
-}
-
-fn set<T>(target: &mut T, value: Option<T>) {
-    if let Some(value) = value {
-        *target = value;
-    }
-}
-
 impl Config {
-    /// Lays the contents of a file over the configuration.
-    pub(super) fn apply_file(&mut self, text: &str) -> Result<(), FileError> {
-        let file: File = toml::from_str(text).map_err(|error| FileError {
+    /// The configuration that a file describes, over the defaults.
+    pub(super) fn from_toml(text: &str) -> Result<Self, FileError> {
+        toml::from_str(text).map_err(|error| FileError {
             line: line_of(text, error.span().map_or(0, |span| span.start)),
             message: error.message().replace('\n', " "),
-        })?;
-        set(&mut self.daemon.socket, file.daemon.socket);
-        set(
-            &mut self.daemon.socket_group,
-            file.daemon.socket_group.map(Some),
-        );
-        set(
-            &mut self.daemon.snapshot_interval,
-            file.daemon.snapshot_interval,
-        );
-        set(&mut self.metrics.listen, file.metrics.listen.map(Some));
-        set(&mut self.metrics.max_series, file.metrics.max_series);
-        set(
-            &mut self.metrics.accept_queue_exact,
-            file.metrics.accept_queue_exact,
-        );
-        set(&mut self.metrics.owner_label, file.metrics.owner_label);
-        set(&mut self.metrics.netns_label, file.metrics.netns_label);
-        set(&mut self.packets.interfaces, file.packets.interfaces);
-        set(&mut self.packets.xdp_mode, file.packets.xdp_mode);
-        set(&mut self.packets.flows, file.packets.flows);
-        set(&mut self.packets.flow_idle, file.packets.flow_idle);
-        self.services = file.service;
-        self.peers = file.peer;
-        Ok(())
+        })
     }
 }
 
@@ -116,19 +31,19 @@ fn line_of(text: &str, offset: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::super::ServiceSide;
+    use std::{path::PathBuf, time::Duration};
+
     use super::*;
+    use crate::config::{ServiceSide, XdpMode};
 
     fn error(text: &str) -> String {
-        Config::default().apply_file(text).unwrap_err().to_string()
+        Config::from_toml(text).unwrap_err().to_string()
     }
 
     #[test]
     fn every_key() {
-        let mut config = Config::default();
-        config
-            .apply_file(
-                r#"
+        let config = Config::from_toml(
+            r#"
 [daemon]
 socket = "/run/x.sock"
 socket_group = "adm"
@@ -164,8 +79,8 @@ xdp_mode = "generic"
 flows = 1000
 flow_idle = "2m"
 "#,
-            )
-            .unwrap();
+        )
+        .unwrap();
         assert_eq!(config.daemon.socket, PathBuf::from("/run/x.sock"));
         assert_eq!(config.daemon.socket_group.as_deref(), Some("adm"));
         assert_eq!(config.daemon.snapshot_interval, Duration::from_millis(500));
@@ -201,9 +116,7 @@ flow_idle = "2m"
 
     #[test]
     fn an_empty_file_changes_nothing() {
-        let mut config = Config::default();
-        config.apply_file("# nothing\n").unwrap();
-        assert_eq!(config, Config::default());
+        assert_eq!(Config::from_toml("# nothing\n"), Ok(Config::default()));
     }
 
     #[test]

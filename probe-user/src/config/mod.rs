@@ -3,17 +3,19 @@
 
 mod env;
 mod file;
+mod keys;
 mod service;
+mod setting;
 mod validate;
 
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::Path;
 
 use anyhow::Context;
 use serde::Deserialize;
 
+pub use keys::{Daemon, KEYS, Key, Metrics, Packets};
 pub use service::{CgroupPattern, Peer, Service, ServiceSide};
+pub use setting::{parse_duration, parse_listen};
 
 /// File that is read where none is named.
 pub const DEFAULT_FILE: &str = "/etc/edgeprobe/config.toml";
@@ -28,28 +30,36 @@ pub const DEFAULT_ROWS: u32 = 512;
 pub const DEFAULT_GROUP: &str = "edgeprobe";
 
 /// What to do, merged from all sources and checked.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// The daemon itself.
     pub daemon: Daemon,
     /// The metrics it serves.
     pub metrics: Metrics,
     /// Services, first match wins.
+    #[serde(rename = "service")]
     pub services: Vec<Service>,
     /// Groups of peers, longest prefix wins.
+    #[serde(rename = "peer")]
     pub peers: Vec<Peer>,
     /// Packets seen at an interface.
     pub packets: Packets,
     /// Watch only these network namespaces, by name or path; empty: all.
+    #[serde(skip)]
     pub netns: Vec<String>,
     /// Measure the run time of the kernel programs.
+    #[serde(skip)]
     pub bpf_stats: bool,
     /// Attach empty programs, to measure what the hooks themselves cost.
+    #[serde(skip)]
     pub noop_programs: bool,
     /// Connections that are remembered.
+    #[serde(skip)]
     pub connections: u32,
     /// Combinations of side, service and peer that have counters of their own, the
     /// one for all others included.
+    #[serde(skip)]
     pub rows: u32,
 }
 
@@ -70,89 +80,14 @@ impl Default for Config {
     }
 }
 
-/// The daemon itself.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Daemon {
-    /// Path of the Unix socket.
-    pub socket: PathBuf,
-    /// Group that may use it; [`DEFAULT_GROUP`] where that exists if absent.
-    pub socket_group: Option<String>,
-    /// Time between two snapshots.
-    pub snapshot_interval: Duration,
-}
-
-impl Default for Daemon {
-    fn default() -> Self {
-        Self {
-            socket: DEFAULT_SOCKET.into(),
-            socket_group: None,
-            snapshot_interval: Duration::from_secs(1),
-        }
-    }
-}
-
-/// The metrics.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Metrics {
-    /// Where the daemon serves HTTP, if at all.
-    pub listen: Option<SocketAddr>,
-    /// Largest number of series; what does not fit is folded into `other`.
-    pub max_series: usize,
-    /// Whether the time in the accept queue ends when `accept()` returns, at the
-    /// price of a program on every system call.
-    pub accept_queue_exact: bool,
-    /// Whether the series have a label for the owner.
-    pub owner_label: bool,
-    /// Whether the series have a label for the network namespace.
-    pub netns_label: bool,
-}
-
-impl Default for Metrics {
-    fn default() -> Self {
-        Self {
-            listen: None,
-            max_series: 10_000,
-            accept_queue_exact: false,
-            owner_label: false,
-            netns_label: false,
-        }
-    }
-}
-
-/// Packets seen at an interface.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Packets {
-    /// Interfaces that get an XDP program.
-    pub interfaces: Vec<String>,
-    /// How it is attached.
-    pub xdp_mode: XdpMode,
-    /// Entries of the flow table.
-    pub flows: u32,
-    /// How long a flow without packets keeps its entry once the table is half full.
-    pub flow_idle: Duration,
-}
-
-impl Default for Packets {
-    fn default() -> Self {
-        Self {
-            interfaces: Vec::new(),
-            xdp_mode: XdpMode::Auto,
-            flows: 65_536,
-            flow_idle: Duration::from_secs(30),
-        }
-    }
-}
-
 /// How an XDP program is attached.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum XdpMode {
     /// In the driver, or not at all.
     Native,
     /// In the network stack, where every driver can.
     Generic,
     /// In the driver where it can, else in the network stack.
-    #[default]
     Auto,
 }
 
@@ -179,55 +114,37 @@ impl Config {
     ///
     /// The file cannot be read, or it or the environment is not understood.
     pub fn load(file: Option<&Path>) -> anyhow::Result<Self> {
-        let mut config = Self::default();
         let (path, required) = match file {
             Some(path) => (path, true),
             None => (Path::new(DEFAULT_FILE), false),
         };
-        match std::fs::read_to_string(path) {
-            Ok(text) => config
-                .apply_file(&text)
-                .with_context(|| path.display().to_string())?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !required => {}
+        let mut config = match std::fs::read_to_string(path) {
+            Ok(text) => Self::from_toml(&text).with_context(|| path.display().to_string())?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !required => {
+                Self::default()
+            }
             Err(error) => {
                 return Err(error).with_context(|| format!("cannot read {}", path.display()));
             }
-        }
+        };
         config.apply_environment(std::env::vars_os())?;
         Ok(config)
     }
 }
 
-/// Reads a duration such as `500ms` or `1s`.
-pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text)
-        .map_err(|error| format!("{text:?} is not a duration such as \"500ms\" or \"1s\": {error}"))
-}
-
-/// Reads an address to listen on: `IP:PORT`, or `:PORT` for all addresses.
-pub fn parse_listen(text: &str) -> Result<SocketAddr, String> {
-    let full = match text.strip_prefix(':') {
-        Some(port) => format!("[::]:{port}"),
-        None => text.to_owned(),
-    };
-    full.parse().map_err(|_| {
-        format!("{text:?} is not an address such as 127.0.0.1:9977, [::1]:9977 or :9977")
-    })
-}
-
 #[cfg(test)]
 mod tests {
+    use std::{path::PathBuf, time::Duration};
+
     use super::*;
 
     #[test]
     fn the_environment_wins_over_the_file() {
-        let mut config = Config::default();
-        config
-            .apply_file(
-                "[daemon]\nsocket = \"/a\"\nsnapshot_interval = \"2s\"\n\
+        let mut config = Config::from_toml(
+            "[daemon]\nsocket = \"/a\"\nsnapshot_interval = \"2s\"\n\
                  [metrics]\nmax_series = 500\n[packets]\nxdp_mode = \"native\"\nflows = 7",
-            )
-            .unwrap();
+        )
+        .unwrap();
         config
             .apply_environment([
                 ("EDGEPROBE_DAEMON_SOCKET".into(), "/b".into()),
@@ -253,14 +170,5 @@ mod tests {
                 path.display()
             )
         );
-    }
-
-    #[test]
-    fn listen_addresses() {
-        assert_eq!(parse_listen(":80"), Ok("[::]:80".parse().unwrap()));
-        assert_eq!(parse_listen("[::1]:80"), Ok("[::1]:80".parse().unwrap()));
-        for bad in ["", "80", "localhost:80", "1.2.3.4", "1.2.3.4:70000"] {
-            assert!(parse_listen(bad).is_err(), "{bad:?}");
-        }
     }
 }

@@ -1,21 +1,14 @@
 //! What a configuration must fulfil beyond its syntax.
 
-use std::collections::HashSet;
-use std::time::Duration;
+use std::{collections::HashSet, path::Path};
 
 use anyhow::{Context, bail, ensure};
 use ipnet::IpNet;
 
 use probe_common::abi::owner::NAME_LEN;
 
-use super::{Config, Peer, Service};
+use super::{Config, KEYS, Peer, Service};
 
-const MIN_INTERVAL: Duration = Duration::from_millis(100);
-const MAX_INTERVAL: Duration = Duration::from_secs(60);
-const MAX_SERIES: std::ops::RangeInclusive<usize> = 100..=1_000_000;
-const MAX_FLOWS: u32 = 1 << 24;
-const MIN_FLOW_IDLE: Duration = Duration::from_secs(1);
-const MAX_FLOW_IDLE: Duration = Duration::from_hours(1);
 const MAX_NAME: usize = 63;
 /// Names that the tool itself gives to peers.
 const PEER_NAMES: [&str; 4] = ["loopback", "private", "public", "other"];
@@ -27,38 +20,28 @@ impl Config {
     ///
     /// One line that says what is wrong.
     pub fn validate(&self) -> anyhow::Result<()> {
-        let interval = self.daemon.snapshot_interval;
-        ensure!(
-            (MIN_INTERVAL..=MAX_INTERVAL).contains(&interval),
-            "daemon.snapshot_interval: {interval:?} is not between 100ms and 60s"
-        );
-        ensure!(
-            self.daemon.socket.is_absolute(),
-            "daemon.socket: {} is not an absolute path",
-            self.daemon.socket.display()
-        );
-        ensure!(
-            MAX_SERIES.contains(&self.metrics.max_series),
-            "metrics.max_series: {} is not between 100 and 1000000",
-            self.metrics.max_series
-        );
-        ensure!(
-            (1..=MAX_FLOWS).contains(&self.packets.flows),
-            "packets.flows: {} is not between 1 and {MAX_FLOWS}",
-            self.packets.flows
-        );
-        let idle = self.packets.flow_idle;
-        ensure!(
-            (MIN_FLOW_IDLE..=MAX_FLOW_IDLE).contains(&idle),
-            "packets.flow_idle: {idle:?} is not between 1s and 1h"
-        );
-        check_interfaces(&self.packets.interfaces).context("packets.interfaces")?;
+        for key in KEYS {
+            for check in key.checks {
+                check(self).with_context(|| key.path())?;
+            }
+        }
         check_services(&self.services)?;
         check_peers(&self.peers)
     }
 }
 
-fn check_interfaces(names: &[String]) -> anyhow::Result<()> {
+/// Checks a path.
+pub(super) fn absolute(path: &Path) -> anyhow::Result<()> {
+    ensure!(
+        path.is_absolute(),
+        "{} is not an absolute path",
+        path.display()
+    );
+    Ok(())
+}
+
+/// Checks a list of interfaces.
+pub(super) fn interface_names(names: &[String]) -> anyhow::Result<()> {
     let mut seen = HashSet::new();
     for name in names {
         ensure!(
@@ -186,8 +169,7 @@ mod tests {
     use super::*;
 
     fn check(text: &str) -> Result<(), String> {
-        let mut config = Config::default();
-        config.apply_file(text).unwrap();
+        let config = Config::from_toml(text).unwrap();
         config.validate().map_err(|error| format!("{error:#}"))
     }
 
