@@ -7,6 +7,7 @@ mod docs;
 mod ebpf;
 mod lint;
 mod packages;
+mod picture;
 mod run;
 mod setup;
 mod tally;
@@ -63,6 +64,8 @@ enum WorkspaceTask {
     Docs,
     /// Measure what edgeprobe costs
     Bench(bench::Options),
+    /// Draw docs/top.svg from the screen of a real run
+    Picture,
 }
 
 fn main() -> ExitCode {
@@ -93,6 +96,7 @@ fn run(task: WorkspaceTask) -> Result<ExitCode> {
         WorkspaceTask::Bench(options) => {
             return Ok(bench::run(&workspace, &options)?.exit_code());
         }
+        WorkspaceTask::Picture => picture::run(&workspace)?,
     }
     Ok(ExitCode::SUCCESS)
 }
