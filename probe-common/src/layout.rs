@@ -41,6 +41,10 @@ macro_rules! layout {
             $($(#[$doc])* pub $name: u32,)*
         }
 
+        crate::abi::pod! {
+            KernelLayout { $($name),* }
+        }
+
         /// The entries, in the order of the members of [`KernelLayout`].
         pub const ENTRIES: &[Entry] = &[
             $(Entry { source: $source, size: $size, required: layout!(@$required) },)*
@@ -178,6 +182,8 @@ layout! {
     segs_out: Field("tcp_sock.segs_out"), 4, required;
     /// `u32`, duplicate segments that the peer reported.
     dsack_dups: Field("tcp_sock.dsack_dups"), 4, required;
+    /// `u32`, segments acknowledged while the peer echoed the ECN mark CE.
+    delivered_ce: Field("tcp_sock.delivered_ce"), 4, required;
     /// `u32`, segments received out of order.
     rcv_ooopack: Field("tcp_sock.rcv_ooopack"), 4, required;
     /// `u32`, congestion window in segments.
@@ -215,6 +221,12 @@ layout! {
     /// `__u8` or `__u16`, flags of the TCP header; those that are read are in
     /// the first byte of either.
     cb_tcp_flags: Field("tcp_skb_cb.tcp_flags"), 0, required;
+    /// `__u8`, the IPv4 TOS or the IPv6 traffic class.
+    cb_ip_dsfield: Field("tcp_skb_cb.ip_dsfield"), 1, required;
+    /// `sk_buff_data_t`, offset from `head` of the `struct skb_shared_info`.
+    skb_end: Field("sk_buff.end"), 4, required;
+    /// `unsigned short`, segments that were merged into the packet, 0 of a single one.
+    shinfo_gso_segs: Field("skb_shared_info.gso_segs"), 2, required;
     /// `unsigned int`, bytes from `data` on, those in fragments included.
     skb_len: Field("sk_buff.len"), 4, required;
     /// `size_t`, bytes that a send is about.
@@ -238,9 +250,3 @@ layout! {
     /// Reason of a reset sent (6.10 and later).
     arg_reset_reason: Argument("tcp_send_reset", "reason"), 0, optional;
 }
-
-const _: () = assert!(size_of::<KernelLayout>() == 4 * ENTRIES.len());
-
-// SAFETY: `u32` members only, without padding.
-#[cfg(feature = "user")]
-unsafe impl aya::Pod for KernelLayout {}

@@ -47,6 +47,21 @@ pub unsafe fn compare_exchange(cell: *mut u64, expected: u64, value: u64) -> u64
     previous
 }
 
+/// [`compare_exchange`] of a 32-bit word.
+///
+/// # Safety
+///
+/// `cell` points into a map value and is aligned.
+#[inline(always)]
+pub unsafe fn compare_exchange_u32(cell: *mut u32, expected: u32, value: u32) -> u32 {
+    let previous: u32;
+    // SAFETY: the caller vouches for the pointer; the verifier checks it.
+    unsafe {
+        asm!("w0 = cmpxchg32_32({0} + 0, w0, {1})", in(reg) cell, in(wreg) value, inout("w0") expected => previous, options(nostack));
+    }
+    previous
+}
+
 /// `*cell = value`, after all that was written before.
 ///
 /// # Safety

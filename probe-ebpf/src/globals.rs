@@ -1,7 +1,7 @@
 //! Read-only globals that user space sets before the programs are loaded.
 
 use probe_common::{
-    abi::config::ProbeConfig,
+    abi::config::{MAX_NETNS, ProbeConfig},
     layout::{ABSENT, ENTRIES, KernelLayout},
 };
 
@@ -14,27 +14,28 @@ pub static LAYOUT: KernelLayout = KernelLayout::from_values([ABSENT; ENTRIES.len
 pub static CONFIG: ProbeConfig = ProbeConfig {
     rows: 1,
     shards: 1,
-    places: 1,
+    conn_slots: 1,
     key_netns: 0,
     key_owner: 0,
     peers: 0,
     groups: 0,
     netns_len: 0,
-    netns: [0; probe_common::abi::config::MAX_NETNS],
+    netns: [0; MAX_NETNS],
     reason_not_specified: 0,
     sends: 0,
     preempts: 0,
     flows: 1,
-    flow_places: 1,
+    flow_slots: 1,
     flow_keys: [0; 10],
     payload: 0,
+    logs: 0,
 };
 
 /// Reads a member of a global. The read is volatile because the value is not
 /// known when the program is compiled; to the verifier it is a constant.
 #[inline(always)]
 pub fn read<T: Copy>(member: &'static T) -> T {
-    // SAFETY: a reference is valid for reads.
+    // SAFETY: a reference to a plain value is aligned and valid for a read.
     unsafe { core::ptr::read_volatile(member) }
 }
 

@@ -9,10 +9,6 @@
     clippy::needless_borrows_for_generic_args,
     reason = "the next aya-ebpf takes keys and values of maps by reference only"
 )]
-#![expect(
-    clippy::needless_pass_by_value,
-    reason = "a program gets its context by value"
-)]
 
 mod atomic;
 mod conn;

@@ -7,12 +7,16 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use probe_common::{
-    abi::conn::{self, Conn},
-    abi::flow::{Flow, Protocol, Traffic},
-    abi::iter::ListenerKey,
-    abi::owner::{self, Name},
-    abi::series::{self, CORE_REASONS, DropKey, ResetKey, Row, SeriesKey},
-    hooks, preempt,
+    abi::{
+        conn::Conn,
+        flow::{Flow, Traffic},
+        listener::ListenerKey,
+        owner::{self, Name},
+        series::{self, CORE_REASONS, DropKey, ResetKey, Row, SeriesKey},
+        status,
+    },
+    hooks,
+    labels::Protocol,
 };
 
 const MMAPABLE: usize = aya_ebpf::bindings::BPF_F_MMAPABLE as usize;
@@ -32,7 +36,7 @@ pub static OWNER_OF: HashMap<u64, u64, { owner::CGROUPS }, NO_PREALLOC> = HashMa
 
 /// Paths of control groups that have come, by their number, where owners go by
 /// name. Written when a group comes, read by the collector where it has gone
-/// already. Least recently used ones give way: such an owner is `unknown`.
+/// already. Least recently used ones are evicted: such an owner is `unknown`.
 #[btf_map]
 pub static PATH_OF: LruHashMap<u64, Name, 1, 0> = LruHashMap::new();
 
@@ -51,22 +55,21 @@ pub static ROWS: Array<Row, 1, MMAPABLE> = Array::new();
 #[btf_map]
 pub static SPEAKS_TLS: Array<u64, 1, 0> = Array::new();
 
-/// The next free row number. Written by the TCP programs.
+/// The next free row number. Written by the TCP programs, read by the collector.
 #[btf_map]
 pub static NEXT_ROW: Array<u64, 1, 0> = Array::new();
 
 /// Connections, a hash table of the sockets, see [`Conn`]. Written by the TCP
 /// programs under the socket's lock, from the SYN on until the socket goes.
-/// Places taken: the connection is counted when it closes. Can be mapped, though nobody does: its elements then begin at
-/// cache lines.
+/// Full: the connection is counted when it closes. Can be mapped, though nobody does:
+/// its elements then begin at cache lines.
 #[btf_map]
 pub static CONNS: Array<Conn, 1, MMAPABLE> = Array::new();
 
-/// How things stand, see [`STATUS_FULL`](probe_common::abi::conn::STATUS_FULL) and
-/// the next. Written by the TCP programs and by the collector, read by the TCP
-/// programs.
+/// Single words, see [`status`]. Written by the TCP programs and by the collector,
+/// read by the TCP programs.
 #[btf_map]
-pub static STATUS: Array<u64, { conn::STATUS_LEN }, 0> = Array::new();
+pub static STATUS: Array<u64, { status::LEN }, 0> = Array::new();
 
 /// Connections that the socket iterator has met, to tell the fill of `CONNS`.
 /// Written by the iterator, read by the collector.
@@ -91,8 +94,8 @@ pub static LISTENER_DROPS: HashMap<ListenerKey, u64, 1024, NO_PREALLOC> = HashMa
 pub static NAMED_PORTS: HashMap<u32, u8, { series::NAMED_PORTS }, NO_PREALLOC> = HashMap::new();
 
 /// When the first SYN-ACK of a handshake was sent, in microseconds, for those
-/// whose SYN-ACK was sent again. Least recently used ones give way: the time
-/// of that handshake is then lost and counted.
+/// whose SYN-ACK was sent again. Least recently used ones are evicted: the time of
+/// that handshake is then lost and counted.
 #[btf_map]
 pub static SYNACKS: LruHashMap<HandshakeKey, u64, 4096, 0> = LruHashMap::new();
 
@@ -121,33 +124,35 @@ pub static CORE_DROPS: Array<u64, { CORE_REASONS as usize * Protocol::NAMES.len(
 #[btf_map]
 pub static DROPS: HashMap<DropKey, u64, 2048, NO_PREALLOC> = HashMap::new();
 
-/// Marks of events that a program or one of its copies has taken, see
+/// Marks of events that a program or one of its replicas has taken, see
 /// [`preempt`](crate::preempt). Written and read by these; a mark that another one
 /// replaces too early lets an event be taken twice.
 #[btf_map]
-pub static MARKS: Array<u64, { preempt::MARKS as usize }, 0> = Array::new();
+pub static MARKS: Array<u64, { hooks::MARK_SLOTS as usize }, 0> = Array::new();
 
-/// What was lost, by hook and cause.
+/// What was lost, by [`Loss`](hooks::Loss). Written by all programs, read by the
+/// collector.
 #[btf_map]
-pub static LOST: Array<u64, { hooks::SLOTS as usize }, 0> = Array::new();
+pub static LOST: Array<u64, { hooks::LOSSES as usize }, 0> = Array::new();
 
 /// Traffic of the device by protocol; one shard for each possible CPU, the
 /// index is `cpu * protocols + protocol`. Written by the XDP program.
 #[btf_map]
 pub static DEVICE: Array<Traffic, { Protocol::NAMES.len() }, 0> = Array::new();
 
-/// Traffic of the device by flow, a hash table, see [`flows`](crate::flows).
-/// Written by the XDP program, and through a mapping by the collector, which reads
-/// it and takes places from flows that have ended. Full, or two CPUs want a place at
-/// the same moment: the packet counts in `OVERFLOW`.
+/// Traffic of the device by flow, a hash table, see
+/// [`flow_table`](crate::packet::flow_table). Written by the XDP program, and through
+/// a mapping by the collector, which reads it and evicts flows that have ended. Full,
+/// or two CPUs want a slot at the same moment: the packet counts in `OVERFLOW`.
 #[btf_map]
 pub static FLOWS: Array<Flow, 1, MMAPABLE> = Array::new();
 
-/// Places of `FLOWS` that are taken. Written likewise.
+/// Slots of `FLOWS` that are taken. Written likewise.
 #[btf_map]
 pub static FLOW_COUNT: Array<u64, 1, MMAPABLE> = Array::new();
 
-/// Traffic that found no place in `FLOWS`.
+/// Traffic that found no slot in `FLOWS`. Written by the XDP program, read by the
+/// collector.
 #[btf_map]
 pub static OVERFLOW: Array<Traffic, 1, 0> = Array::new();
 

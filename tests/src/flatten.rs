@@ -2,55 +2,31 @@
 
 use std::collections::BTreeMap;
 
-use probe_user::model::{Histogram, Snapshot};
+use probe_common::metrics::{COUNTERS, HISTOGRAMS, MetricKind};
+use probe_user::model::{Histogram, Snapshot, TcpLabels};
 
 /// Every value of a snapshot that may only grow, by its labels.
 pub fn counters(snapshot: &Snapshot) -> BTreeMap<String, u64> {
     let mut flat = BTreeMap::new();
     for one in &snapshot.tcp {
-        let of = format!(
-            "tcp {} {} {}",
-            one.labels.side, one.labels.svc, one.labels.peer
-        );
-        let mut put = |name: &str, value: u64| flat.insert(format!("{of} {name}"), value);
-        put("opened", one.opened);
-        put("aborted", one.aborted);
-        put("sent_bytes", one.sent_bytes);
-        put("received_bytes", one.received_bytes);
-        put("sent_segments", one.sent_segments);
-        put("received_segments", one.received_segments);
-        put("spurious_retransmits", one.spurious_retransmits);
-        put("out_of_order", one.out_of_order);
-        put("zero_window", one.zero_window);
-        put("syn_cookies", one.syn_cookies);
-        for (group, values) in [
-            ("closed", &one.closed),
-            ("failed", &one.connect_failures),
-            ("retransmits", &one.retransmits),
-            ("tls_failures", &one.tls_failures),
-        ] {
-            for (name, value) in values {
-                put(&format!("{group} {name}"), *value);
+        let of = format!("tcp {}", named(&one.labels));
+        for (info, values) in COUNTERS.iter().zip(one.counters()) {
+            if info.kind != MetricKind::Counter {
+                continue;
+            }
+            let names = info.by.map_or(&[""][..], |(_, names)| names);
+            for (name, value) in names.iter().zip(values) {
+                flat.insert(format!("{of} {} {name}", info.field), *value);
             }
         }
-        for (name, histogram) in [
-            ("rtt", &one.rtt),
-            ("handshake", &one.handshake),
-            ("duration", &one.duration),
-            ("accept_queue", &one.accept_queue),
-            ("first_byte", &one.first_byte),
-            ("tls_handshake", &one.tls_handshake),
-        ] {
-            put_histogram(&mut flat, &format!("{of} {name}"), histogram);
+        for (info, histogram) in HISTOGRAMS.iter().zip(one.histograms()) {
+            put_histogram(&mut flat, &format!("{of} {}", info.field), histogram);
         }
     }
     for one in &snapshot.resets {
-        let labels = &one.labels;
+        let of = named(&one.labels);
         flat.insert(
-            format!(
-                "reset {} {} {} {} {}",
-                labels.side, labels.svc, labels.peer, one.direction, one.reason
-            ),
+            format!("reset {of} {} {}", one.direction, one.reason),
             one.count,
         );
     }
@@ -74,6 +50,18 @@ pub fn counters(snapshot: &Snapshot) -> BTreeMap<String, u64> {
         flat.insert(format!("lost {} {}", one.hook, one.cause), one.count);
     }
     flat
+}
+
+/// All labels of a series: two of them must not fall together.
+fn named(labels: &TcpLabels) -> String {
+    let TcpLabels {
+        side,
+        svc,
+        peer,
+        owner,
+        netns,
+    } = labels;
+    format!("{side} {svc} {peer} {owner:?} {netns:?}")
 }
 
 fn put_histogram(flat: &mut BTreeMap<String, u64>, of: &str, histogram: &Histogram) {

@@ -172,6 +172,10 @@ pub struct Pair {
 
 /// Name of the device in both namespaces of a [`Pair`].
 pub const DEVICE: &str = "ep0";
+/// Hardware address of the server's device.
+pub const SERVER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+/// Hardware address of the client's device.
+pub const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 
 impl Pair {
     /// Makes one.

@@ -153,15 +153,8 @@ pub fn sum(snapshot: &Snapshot, side: &str, value: impl Fn(&TcpSeries) -> u64) -
 /// Connect failures of a series except those for the reasons given.
 pub fn failures_except(series: &TcpSeries, reasons: &[&str]) -> u64 {
     (series.connect_failures.iter())
-        .filter(|(reason, _)| !reasons.contains(&reason.as_str()))
+        .filter(|(reason, _)| !reasons.contains(reason))
         .map(|(_, count)| count)
-        .sum()
-}
-
-fn of(map: &BTreeMap<String, u64>, names: &[&str]) -> u64 {
-    names
-        .iter()
-        .map(|name| map.get(*name).copied().unwrap_or_default())
         .sum()
 }
 
@@ -219,10 +212,14 @@ pub fn against_kernel(table: &mut Table, ours: &Snapshot, theirs: &Counters, ope
         skipped(ours, "inet_sock_set_state"),
     );
 
-    let retransmits = |names: &[&str]| sum(ours, "", |one| of(&one.retransmits, names));
+    let retransmits = |names: &[&str]| {
+        sum(ours, "", |one| {
+            names.iter().map(|name| one.retransmits[*name]).sum()
+        })
+    };
     table.equal(
         "retransmits = RetransSegs",
-        sum(ours, "", |one| one.retransmits.values().sum()),
+        sum(ours, "", |one| one.retransmits.sum()),
         tcp("RetransSegs"),
     );
     table.equal(
@@ -299,7 +296,7 @@ pub fn against_kernel(table: &mut Table, ours: &Snapshot, theirs: &Counters, ope
 }
 
 /// Kernels that preempt programs may skip some events of a program and all of its
-/// copies. These are counted as lost, and a table may be off by some of them.
+/// replicas. These are counted as lost, and a table may be off by some of them.
 fn preempts() -> bool {
     skip::kernel() >= (7, 0)
 }
@@ -310,7 +307,7 @@ const ONE_OF: u64 = 1_000;
 /// By how much a table may be off where the kernel preempts programs, whatever it
 /// says it skipped.
 ///
-/// Nearly all that is skipped is made up for at the next event of its connection
+/// Nearly all that is skipped is reconciled at the next event of its connection
 /// and shows in no line. Without a limit the number of skipped events, some
 /// thousands of ten thousand connections, would let any line pass. So it is one
 /// connection in a thousand. It is not none: on one emulated processor the client's
@@ -392,7 +389,7 @@ fn told(snapshot: &Snapshot) -> String {
     for side in ["client", "server", "unknown"] {
         let mut closed = BTreeMap::<&str, u64>::new();
         for one in snapshot.tcp.iter().filter(|one| one.labels.side == side) {
-            for (reason, count) in &one.closed {
+            for (reason, count) in one.closed.iter() {
                 *closed.entry(reason).or_default() += count;
             }
         }

@@ -86,9 +86,7 @@ fn send(case: &Case, from: &mut TcpStream, to: &mut TcpStream, receiver: &Netns)
 
 /// Segments that a side has sent again for one cause.
 fn sent_again(snapshot: &Snapshot, side: &str, cause: &str) -> u64 {
-    truth::sum(snapshot, side, |one: &TcpSeries| {
-        one.retransmits.get(cause).copied().unwrap_or_default()
-    })
+    truth::sum(snapshot, side, |one: &TcpSeries| one.retransmits[cause])
 }
 
 #[test]
@@ -150,6 +148,6 @@ fn compare(table: &mut Table, case: &Case, snapshot: &Snapshot, side: &str, thei
     ] {
         table.equal(name, ours(cause), ext(name));
     }
-    let all = truth::sum(snapshot, side, |one| one.retransmits.values().sum());
+    let all = truth::sum(snapshot, side, |one| one.retransmits.sum());
     table.equal("RetransSegs", all, theirs.get("Tcp.RetransSegs"));
 }

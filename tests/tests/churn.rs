@@ -61,7 +61,7 @@ fn churn(test: &str, lasting: Duration) {
     let mut table = Table::default();
     truth::against_kernel(&mut table, &snapshot, &after, 0);
     truth::against_programs(&mut table, &snapshot, client, server.totals());
-    let closed = truth::sum(&snapshot, "", |one| one.closed.values().sum());
+    let closed = truth::sum(&snapshot, "", |one| one.closed.sum());
     table.equal("closed = opened", closed, 2 * client.connections as i64);
     table.check();
     println!(
@@ -114,7 +114,7 @@ fn scrape(
             opened >= least,
             "{opened} opened, and the kernel counted {least} before"
         );
-        let closed = truth::sum(&snapshot, "server", |one| one.closed.values().sum());
+        let closed = truth::sum(&snapshot, "server", |one| one.closed.sum());
         assert!(closed <= most as u64, "{closed} closed of {most}");
         scrapes += 1;
     }

@@ -229,8 +229,8 @@ fn a_full_accept_queue_shows_as_the_kernel_counts_it() {
         .sum();
     println!("{listed}");
     assert!(waiting_there >= 6, "the queues are not full");
-    assert_eq!(full.accept_queue_length, waiting_there);
-    assert_eq!(full.accept_queue_limit, 4);
+    assert_eq!(full.queues.accept_queue_length, waiting_there);
+    assert_eq!(full.queues.accept_queue_limit, 4);
     // Each socket by itself, as `ss` lists them.
     for socket in &full.sockets {
         let line = listed.lines().find(|line| line.contains(&socket.local));
@@ -240,8 +240,8 @@ fn a_full_accept_queue_shows_as_the_kernel_counts_it() {
                 .nth(n)
                 .and_then(|text| text.parse().ok())
         };
-        assert_eq!(column(1), Some(socket.accept_queue_length), "{line}");
-        assert_eq!(column(2), Some(socket.accept_queue_limit), "{line}");
+        assert_eq!(column(1), Some(socket.queues.accept_queue_length), "{line}");
+        assert_eq!(column(2), Some(socket.queues.accept_queue_limit), "{line}");
     }
     assert_eq!(full.sockets.len(), 2, "one for each family");
     drop(waiting);

@@ -1,5 +1,5 @@
-//! More connections than are remembered, and more services than are told
-//! apart: what finds no slot is counted as lost with its labels, and the sums
+//! More connections than are remembered, and more services than are tracked
+//! separately: what finds no slot is counted as lost with its labels, and the sums
 //! stay exact.
 
 use std::{
@@ -11,6 +11,7 @@ use probe_tests::{
     daemon::Daemon,
     load::{self, Clients, Server, on_port},
     netns::Pair,
+    poll,
     skip::{self, scaled},
     truth::{self, Table},
     witness::Witness,
@@ -19,7 +20,7 @@ use probe_user::model::{Snapshot, TcpSeries};
 
 const PORT: u16 = 8080;
 /// Slots for connections.
-const PLACES: &str = "70";
+const SLOTS: &str = "70";
 /// Connections to each address that stay open: two ends, two addresses, so
 /// more than there are slots for.
 const HELD: usize = 30;
@@ -35,14 +36,14 @@ fn lost(snapshot: &Snapshot, cause: &str) -> u64 {
 }
 
 #[test]
-fn more_connections_than_places_leave_the_sums_exact() {
-    let Some(_turn) = skip::turn("more_connections_than_places_leave_the_sums_exact") else {
+fn more_connections_than_slots_leave_the_sums_exact() {
+    let Some(_turn) = skip::turn("more_connections_than_slots_leave_the_sums_exact") else {
         return;
     };
     let pair = Pair::new();
     let targets: Vec<SocketAddr> = on_port(&Pair::SERVERS, PORT);
     let server = Server::start(&pair.server, &targets, &[]);
-    let daemon = Daemon::start(&pair.both(), &["--connections", PLACES]);
+    let daemon = Daemon::start(&pair.both(), &["--connections", SLOTS]);
     let witness = Witness::start();
 
     let (held, held_totals) = load::hold(&pair.client, &targets, HELD);
@@ -68,9 +69,9 @@ fn more_connections_than_places_leave_the_sums_exact() {
 
     let mut table = Table::default();
     table.equal("opened", sum(|one| one.opened), ends);
-    table.equal("closed", sum(|one| one.closed.values().sum()), ends);
+    table.equal("closed", sum(|one| one.closed.sum()), ends);
     for side in ["client", "server"] {
-        let closed = truth::sum(&snapshot, side, |one| one.closed.values().sum());
+        let closed = truth::sum(&snapshot, side, |one| one.closed.sum());
         table.equal("closed, by side", closed, ends / 2);
     }
     table.equal("open", sum(|one| one.open), 0);
@@ -130,7 +131,7 @@ fn more_services_than_rows_leave_the_sums_exact() {
         sum(|one| one.opened),
         kernel,
     );
-    table.equal("closed", sum(|one| one.closed.values().sum()), both);
+    table.equal("closed", sum(|one| one.closed.sum()), both);
     table.equal("durations", sum(|one| one.duration.count()), both);
     table.equal("open", sum(|one| one.open), 0);
     table.equal_bytes("sent", sum(|one| one.sent_bytes), bytes, load::MOST_BYTES);
@@ -142,6 +143,40 @@ fn more_services_than_rows_leave_the_sums_exact() {
     );
     table.allow(witness.hidden() + truth::preempted(&snapshot));
     table.check();
+    daemon.stop();
+    server.stop();
+}
+
+#[test]
+fn each_loss_is_logged_where_that_is_asked_for() {
+    let Some(_turn) = skip::turn("each_loss_is_logged_where_that_is_asked_for") else {
+        return;
+    };
+    let pair = Pair::new();
+    let targets: Vec<SocketAddr> = (8080..8084)
+        .flat_map(|port| on_port(&Pair::SERVERS, port))
+        .collect();
+    let server = Server::start(&pair.server, &targets, &[]);
+    let arguments = ["--rows", ROWS, "--log-level", "debug"];
+    let daemon = Daemon::start(&pair.both(), &arguments);
+    // Few enough for the ring buffer of the messages.
+    let clients = Clients {
+        connections: 40,
+        threads: 1,
+        targets,
+    };
+    clients.run(&pair.client);
+    load::quiet(&pair.both(), 0);
+    // What is lost between the reading and the messages comes with the next one.
+    let (lost, logged) = poll::until("all losses are logged", || {
+        let lost = lost(&daemon.snapshot(), "map_full");
+        let messages = daemon.process().messages();
+        let lines = messages.lines();
+        let logged = lines.filter(|line| line.contains("lost an event (map_full)"));
+        let logged = logged.count() as u64;
+        (lost > 0 && logged >= lost).then_some((lost, logged))
+    });
+    assert_eq!(logged, lost);
     daemon.stop();
     server.stop();
 }

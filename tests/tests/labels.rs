@@ -165,8 +165,8 @@ fn connections_go_by_the_names_of_the_configuration() {
     let limit = poll::until("the listener has been visited", || {
         let snapshot = daemon.snapshot();
         let mut queues = snapshot.listeners.iter();
-        let queue = queues.find(|one| one.accept_queue_limit != 0)?;
-        Some((queue.svc.clone(), queue.accept_queue_limit))
+        let queue = queues.find(|one| one.queues.accept_queue_limit != 0)?;
+        Some((queue.svc.clone(), queue.queues.accept_queue_limit))
     });
     assert_eq!(limit, ("edge".to_owned(), 128));
     drop(listener);

@@ -131,7 +131,7 @@ fn many_short_connections_to_ten_services() {
         let sum = |value: fn(&TcpSeries) -> u64| truth::sum(&snapshot, side, value);
         for (what, ours) in [
             ("opened", sum(|one| one.opened)),
-            ("closed", sum(|one| one.closed.values().sum())),
+            ("closed", sum(|one| one.closed.sum())),
             ("durations", sum(|one| one.duration.count())),
             ("handshakes", sum(|one| one.handshake.count())),
         ] {

@@ -45,6 +45,7 @@ struct Shown {
     sent: u64,
     received: u64,
     retransmitted: u64,
+    retransmitted_bytes: u64,
     unacknowledged: u64,
 }
 
@@ -57,6 +58,7 @@ impl Shown {
             match word.split_once(':') {
                 Some(("segs_out", count)) => sum.sent += number(count),
                 Some(("segs_in", count)) => sum.received += number(count),
+                Some(("bytes_retrans", count)) => sum.retransmitted_bytes += number(count),
                 Some(("unacked", count)) => sum.unacknowledged += number(count),
                 // Those on the way, and all in its life.
                 Some(("retrans", counts)) => {
@@ -173,8 +175,13 @@ fn segments_of_open_connections_are_those_that_ss_shows() {
         );
         table.equal(
             "retransmitted",
-            sum(|one| one.retransmits.values().sum()),
+            sum(|one| one.retransmits.sum()),
             number(shown.retransmitted),
+        );
+        table.equal(
+            "bytes retransmitted",
+            sum(|one| one.retransmitted_bytes),
+            number(shown.retransmitted_bytes),
         );
     }
     table.check();
@@ -198,6 +205,78 @@ fn segments_of_open_connections_are_those_that_ss_shows() {
             .all(|(ours, theirs)| ours.abs_diff(theirs) * 100_000 <= theirs);
         assert!(same, "{ends:?}: {ours:?}, by ss {:?}", theirs[ends]);
     }
+    daemon.stop();
+}
+
+#[test]
+fn segments_with_the_mark_ce_are_those_that_the_kernel_counts() {
+    const TEST: &str = "segments_with_the_mark_ce_are_those_that_the_kernel_counts";
+    /// Bytes that a client sends on each connection.
+    const STREAM: usize = 2_000_000;
+    let Some(_turn) = skip::turn(TEST) else {
+        return;
+    };
+    let pair = Pair::new();
+    for netns in pair.both() {
+        netns.sysctl("ipv4/tcp_ecn", 1);
+    }
+    // A router between the two that is congested: it marks what may be marked.
+    pair.client.nft(
+        "table inet ep {
+            chain post { type filter hook postrouting priority mangle;
+                ip ecn ect0 numgen inc mod 10 == 0 ip ecn set ce
+                ip6 ecn ect0 numgen inc mod 10 == 0 ip6 ecn set ce
+            };
+        }",
+    );
+    let targets = on_port(&Pair::SERVERS, PORT);
+    let daemon = Daemon::start(&pair.both(), &[]);
+    let before = pair.both().map(Netns::counters);
+    let mut ends: Vec<_> = (targets.iter())
+        .map(|target| connection(&pair, *target, &listener(&pair.server, *target)))
+        .collect();
+    thread::scope(|scope| {
+        for (client, server) in &mut ends {
+            let send = |mut stream: &TcpStream| stream.write_all(&vec![7; STREAM]);
+            scope.spawn(move || send(client).expect("the other end reads"));
+            scope.spawn(move || server.read_exact(&mut vec![0; STREAM]).expect("all of it"));
+        }
+    });
+    poll::until("all is acknowledged", || {
+        (Shown::of(&pair.client).unacknowledged == 0).then_some(())
+    });
+    let counted: Vec<_> = (pair.both().iter().zip(&before))
+        .map(|(netns, before)| (netns.name(), &netns.counters() - before))
+        .collect();
+    let of = |netns: &Netns| {
+        let found = counted.iter().find(|(name, _)| *name == netns.name());
+        &found.expect("one of the two").1
+    };
+    let received = of(&pair.server).get("IpExt.InCEPkts") + of(&pair.server).get("Ip6InCEPkts");
+    let delivered = of(&pair.client).get("TcpExt.TCPDeliveredCE");
+    assert!(received > 0 && delivered > 0, "{received} {delivered}");
+    let snapshot = daemon.visited(|snapshot| {
+        let delivered_ce = truth::sum(snapshot, "client", |one| one.delivered_ce_segments);
+        i64::try_from(delivered_ce).expect("few enough") >= delivered
+    });
+    let mut table = Table::default();
+    let sum = |side, value: fn(&TcpSeries) -> u64| truth::sum(&snapshot, side, value);
+    table.equal(
+        "received with CE = InCEPkts",
+        sum("server", |one| one.received_ce_segments),
+        received,
+    );
+    table.equal(
+        "delivered with CE = TCPDeliveredCE",
+        sum("client", |one| one.delivered_ce_segments),
+        delivered,
+    );
+    table.equal(
+        "nothing was marked on the way back",
+        sum("client", |one| one.received_ce_segments),
+        of(&pair.client).get("IpExt.InCEPkts"),
+    );
+    table.check();
     daemon.stop();
 }
 

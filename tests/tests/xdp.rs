@@ -10,15 +10,13 @@ use probe_tests::{
     daemon::Daemon,
     frame::{self, Wire},
     load::{self, Clients, Server, on_port},
-    netns::{DEVICE, Netns, Pair},
+    netns::{CLIENT_MAC, DEVICE, Netns, Pair, SERVER_MAC},
     poll, skip,
     truth::Table,
 };
 use probe_user::model::{Device, Snapshot};
 
 const ETHERNET_HEADER: u64 = 14;
-const SERVER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
-const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 
 /// Packets and bytes that a device received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -275,8 +273,9 @@ fn more_flows_than_entries_leave_the_sums_exact() {
 }
 
 #[test]
-fn flows_that_have_ended_make_room_and_the_sums_stay_exact() {
-    let Some(_turn) = skip::turn("flows_that_have_ended_make_room_and_the_sums_stay_exact") else {
+fn flows_that_have_ended_are_evicted_and_the_sums_stay_exact() {
+    let Some(_turn) = skip::turn("flows_that_have_ended_are_evicted_and_the_sums_stay_exact")
+    else {
         return;
     };
     const ENTRIES: u64 = 1_000;
@@ -347,8 +346,8 @@ fn flows_that_have_ended_make_room_and_the_sums_stay_exact() {
 }
 
 #[test]
-fn flows_are_told_apart_by_addresses_and_ports() {
-    let Some(_turn) = skip::turn("flows_are_told_apart_by_addresses_and_ports") else {
+fn flows_are_tracked_by_addresses_and_ports() {
+    let Some(_turn) = skip::turn("flows_are_tracked_by_addresses_and_ports") else {
         return;
     };
     let pair = Pair::new();

@@ -1,6 +1,8 @@
 //! Settings that user space hands to the programs as a read-only global: the
 //! verifier removes the branches that are off.
 
+use super::pod;
+
 /// Most network namespaces that can be named to watch.
 pub const MAX_NETNS: usize = 16;
 
@@ -19,11 +21,11 @@ pub struct ProbeConfig {
     pub rows: u32,
     /// Shards of a row, a power of two; a CPU writes to its number modulo this.
     pub shards: u32,
-    /// Elements of the `CONNS` map.
-    pub places: u32,
+    /// Slots of the `CONNS` map.
+    pub conn_slots: u32,
     /// 1 where network namespaces are part of the key.
     pub key_netns: u32,
-    /// How the owners of sockets are part of the key, see [`crate::abi::owner`].
+    /// How the owners of sockets are part of the key, see [`super::owner`].
     pub key_owner: u32,
     /// 1 where peer groups are configured.
     pub peers: u32,
@@ -37,19 +39,25 @@ pub struct ProbeConfig {
     pub reason_not_specified: u32,
     /// How sends are seen: [`SENDS_BEFORE`] and so on.
     pub sends: u32,
-    /// 1 where the kernel preempts programs, and copies take the events at which
+    /// 1 where the kernel preempts programs, and replicas take the events at which
     /// it skips the first.
     pub preempts: u32,
-    /// Flows of the device that are told apart.
+    /// Flows of the device that are tracked separately.
     pub flows: u32,
-    /// Elements of the `FLOWS` map, a power of two.
-    pub flow_places: u32,
+    /// Slots of the `FLOWS` map, a power of two.
+    pub flow_slots: u32,
     /// Keys of the hash of flows, random numbers.
     pub flow_keys: [u32; 10],
     /// 1 where the payload of segments can be read.
     pub payload: u32,
+    /// 1 where losses are logged one by one. The level of the logger, a global of its
+    /// own, then lets them pass; this keeps the call of the logger out of the programs.
+    pub logs: u32,
 }
 
-// SAFETY: `u32` members only, without padding.
-#[cfg(feature = "user")]
-unsafe impl aya::Pod for ProbeConfig {}
+pod! {
+    ProbeConfig {
+        rows, shards, conn_slots, key_netns, key_owner, peers, groups, netns_len, netns,
+        reason_not_specified, sends, preempts, flows, flow_slots, flow_keys, payload, logs,
+    }
+}

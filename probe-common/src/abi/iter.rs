@@ -1,16 +1,87 @@
 //! Records that the iterators write.
+//!
+//! `iter/tcp` writes records of two kinds one after the other; each begins with a
+//! [`RecordKind`], which tells its length.
 
-/// One listener or connection.
+use super::pod;
+
+/// States of a TCP socket (`include/net/tcp_states.h`).
+pub mod state {
+    #![expect(missing_docs, reason = "the names are those of RFC 9293")]
+    pub const ESTABLISHED: u8 = 1;
+    pub const SYN_SENT: u8 = 2;
+    pub const SYN_RECV: u8 = 3;
+    pub const FIN_WAIT1: u8 = 4;
+    pub const FIN_WAIT2: u8 = 5;
+    pub const TIME_WAIT: u8 = 6;
+    pub const CLOSE: u8 = 7;
+    pub const CLOSE_WAIT: u8 = 8;
+    pub const LAST_ACK: u8 = 9;
+    pub const LISTEN: u8 = 10;
+    pub const CLOSING: u8 = 11;
+    /// A request socket.
+    pub const NEW_SYN_RECV: u8 = 12;
+}
+
+/// Kind of a record of `iter/tcp`: its first word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum RecordKind {
+    /// A [`ListenerRecord`].
+    Listener = 1,
+    /// A [`ConnectionRecord`].
+    Connection = 2,
+}
+
+/// A socket, as the records of `iter/tcp` have it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SockRecord {
-    /// Number of the socket, as in [`Holder`].
+pub struct Endpoint {
+    /// Number of the socket, as in [`SocketPid`].
     pub id: u64,
     /// Number of the owner's control group; 0 where this kernel does not tell.
     pub cgroup: u64,
     /// Local address; IPv4 is mapped into `::ffff:0:0/96`.
     pub local: [u8; 16],
-    /// Remote address, likewise.
+    /// Number of the network namespace.
+    pub netns: u32,
+    /// Local port.
+    pub local_port: u16,
+    /// Zero.
+    pub _pad: u16,
+}
+
+/// A listener.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ListenerRecord {
+    /// [`RecordKind::Listener`].
+    pub kind: u32,
+    /// Packets dropped on the socket (`sk_drops`).
+    pub drops: u32,
+    /// The socket.
+    pub socket: Endpoint,
+    /// Connections that wait for `accept()`.
+    pub accept_queue: u32,
+    /// How many may wait.
+    pub backlog: u32,
+    /// Half-open connections.
+    pub syn_queue: u32,
+    /// Zero.
+    pub _pad: u32,
+}
+
+/// A connection.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ConnectionRecord {
+    /// [`RecordKind::Connection`].
+    pub kind: u32,
+    /// Row of the connection.
+    pub row: u32,
+    /// The socket.
+    pub socket: Endpoint,
+    /// Remote address; IPv4 is mapped into `::ffff:0:0/96`.
     pub remote: [u8; 16],
     /// Payload bytes sent since it was opened.
     pub sent_bytes: u64,
@@ -18,41 +89,28 @@ pub struct SockRecord {
     pub received_bytes: u64,
     /// Time of ESTABLISHED in nanoseconds of CLOCK_MONOTONIC; 0 if before the start.
     pub since_ns: u64,
-    /// Number of the network namespace.
-    pub netns: u32,
-    /// Row of the connection; unused for a listener.
-    pub row: u32,
-    /// Local port.
-    pub local_port: u16,
     /// Remote port.
     pub remote_port: u16,
-    /// TCP state; 10 is a listener.
+    /// One of [`state`].
     pub state: u8,
-    /// A [`crate::abi::series::Side`].
-    pub side: u8,
     /// `enum tcp_ca_state`.
     pub ca_state: u8,
-    /// Zero.
-    pub _pad: u8,
-    /// Smoothed RTT in microseconds; for a listener the accept queue's length.
+    /// Smoothed RTT in microseconds.
     pub srtt_us: u32,
-    /// Least RTT in microseconds; for a listener the backlog.
+    /// Least RTT in microseconds; all ones without a sample.
     pub min_rtt_us: u32,
-    /// Congestion window in segments; for a listener the SYN queue's length.
+    /// Congestion window in segments.
     pub snd_cwnd: u32,
-    /// Retransmitted segments; for a listener `sk_drops`.
+    /// Retransmitted segments.
     pub retransmits: u32,
     /// Process that called `connect()`; 0 of other sockets.
     pub pid: u32,
-    /// Zero.
-    pub _pad2: u32,
 }
 
-/// Record that the `iter/task_file` program writes for each TCP socket that a
-/// process holds.
+/// Record that `iter/task_file` writes for each TCP socket that a process holds.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Holder {
+pub struct SocketPid {
     /// Number of the socket: the same in all programs as long as it lives.
     pub id: u64,
     /// The process.
@@ -61,47 +119,12 @@ pub struct Holder {
     pub _pad: u32,
 }
 
-/// Key of a listener in the `LISTENERS` map.
-#[inline(always)]
-pub const fn listener_key(netns: u32, port: u16) -> u64 {
-    (netns as u64) << 16 | port as u64
-}
-
-/// Key of the `LISTENER_DROPS` map: where listeners listened.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct ListenerKey {
-    /// Local address in network order; IPv4 is mapped into `::ffff:0:0/96`.
-    pub address: [u64; 2],
-    /// Number of the network namespace.
-    pub netns: u32,
-    /// Local port.
-    pub port: u32,
-}
-
-impl ListenerKey {
-    /// The address as 16 bytes.
-    pub fn bytes(&self) -> [u8; 16] {
-        let mut bytes = [0; 16];
-        bytes[..8].copy_from_slice(&self.address[0].to_ne_bytes());
-        bytes[8..].copy_from_slice(&self.address[1].to_ne_bytes());
-        bytes
+pod! {
+    Endpoint { id, cgroup, local, netns, local_port, _pad }
+    ListenerRecord { kind, drops, socket, accept_queue, backlog, syn_queue, _pad }
+    ConnectionRecord {
+        kind, row, socket, remote, sent_bytes, received_bytes, since_ns, remote_port, state,
+        ca_state, srtt_us, min_rtt_us, snd_cwnd, retransmits, pid,
     }
+    SocketPid { id, pid, _pad }
 }
-
-/// TCP state of a listener.
-pub const LISTEN: u8 = 10;
-
-const _: () = assert!(size_of::<SockRecord>() == 112);
-const _: () = assert!(size_of::<Holder>() == 16);
-const _: () = assert!(size_of::<ListenerKey>() == 24);
-
-// SAFETY: integers only, without padding (asserted above).
-#[cfg(feature = "user")]
-unsafe impl aya::Pod for SockRecord {}
-// SAFETY: integers only, without padding (asserted above).
-#[cfg(feature = "user")]
-unsafe impl aya::Pod for Holder {}
-// SAFETY: integers only, without padding (asserted above).
-#[cfg(feature = "user")]
-unsafe impl aya::Pod for ListenerKey {}

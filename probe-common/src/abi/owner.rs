@@ -1,6 +1,6 @@
 //! Owners of sockets as the programs know them: by control group.
 
-/// Owners are not told apart: [`crate::abi::series::SeriesKey::owner`] is 0.
+/// Owners are not tracked separately: [`super::series::SeriesKey::owner`] is 0.
 pub const NONE: u32 = 0;
 /// It is what the configured services say of the control group: a bit for each
 /// of their paths and units. 0 for most groups, which so share their rows.
@@ -9,7 +9,7 @@ pub const BY_SERVICE: u32 = 1;
 /// [`CGROUP`] with the number of the control group.
 pub const BY_NAME: u32 = 2;
 
-/// Paths and units of services that can be told apart.
+/// Paths and units of services that can be tracked separately.
 pub const PATTERNS: usize = 63;
 
 /// Set where the rest is the number of a control group.

@@ -1,11 +1,68 @@
 //! What a socket did since the last look, into its row.
 
 use probe_common::{
-    abi::conn::{Conn, ZERO_WINDOW},
-    abi::series::{Kind, Retransmit},
+    abi::conn::{Conn, Flushed, ZERO_WINDOW},
+    labels::Retransmit,
+    metrics::HistogramId,
+    tcp_metrics,
 };
 
 use crate::{kernel::sock::TcpSock, series::RowRef};
+
+/// The counters that the table of metrics takes from the socket.
+macro_rules! flush_list {
+    (
+        counters {$(
+            $(#[$help:meta])*
+            $field:ident {
+                name: $name:literal, type: $type:ident, unit: $unit:ident, $(by: $label:ident as $key:literal,)?
+                from: $from:ident $(($getter:ident: $width:ident $(, $state:ident)?))?,
+                kernel: $kernel:literal,
+            }
+        )*}
+        $($histograms:tt)*
+    ) => {
+        /// Adds what the socket did since the last time to its row. `state` is the
+        /// state before the present transition.
+        #[inline(always)]
+        pub fn flush(conn: &mut Conn, tp: TcpSock, state: u8, row: RowRef) {
+            $($(
+                let now: $width = flush_list!(@get tp state $getter $($state)?);
+                let before = conn.flushed.$field;
+                if flush_list!(@is_new $width now before) {
+                    row.$field(now.wrapping_sub(before).into());
+                    conn.flushed.$field = now;
+                }
+            )?)*
+        }
+
+        /// All that the socket did up to now.
+        #[inline(always)]
+        pub fn all_so_far(tp: TcpSock, state: u8) -> Flushed {
+            Flushed {
+                $($($field: flush_list!(@get tp state $getter $($state)?),)?)*
+                ..Flushed::default()
+            }
+        }
+    };
+    (@get $tp:ident $now:ident $getter:ident) => { $tp.$getter() };
+    (@get $tp:ident $now:ident $getter:ident state) => { $tp.$getter($now) };
+    // What is made of several fields may for a moment seem to go back.
+    (@is_new u64 $now:ident $before:ident) => { $now > $before };
+    // The kernel's own are 32 bits wide and wrap.
+    (@is_new u32 $now:ident $before:ident) => { $now != $before };
+}
+tcp_metrics!(flush_list);
+
+/// Adds the segments that were sent again since the last time, for one cause.
+#[inline(always)]
+pub fn flush_retransmits(conn: &mut Conn, tp: TcpSock, why: Retransmit, row: RowRef) {
+    let total = tp.total_retrans();
+    if total > conn.retransmits {
+        row.retransmits(why, (total - conn.retransmits).into());
+    }
+    conn.retransmits = total;
+}
 
 /// Looks for a new RTT sample. The kernel has taken one exactly when `srtt_us`
 /// or `mdev_us` changed, and at most one segment was handled since the last
@@ -33,7 +90,20 @@ pub fn observe_rtt(conn: &mut Conn, tp: TcpSock) {
         sample_us
     };
     if let Some(row) = RowRef::get(conn.row) {
-        row.observe(Kind::Rtt, u64::from(sample_us) * 1000);
+        row.observe(HistogramId::Rtt, u64::from(sample_us) * 1000);
+    }
+}
+
+/// The same for a connection that has left ESTABLISHED: no event tells of its
+/// segments and several may have been handled since the last look, so the newest
+/// measurement is taken.
+#[inline(always)]
+pub fn observe_newest_rtt(conn: &mut Conn, tp: TcpSock, row: RowRef) {
+    let (srtt, mdev) = (tp.srtt(), tp.mdev());
+    if srtt != conn.srtt_us || mdev != conn.mdev_us {
+        row.observe(HistogramId::Rtt, u64::from(tp.rack_rtt_us()) * 1000);
+        conn.srtt_us = srtt;
+        conn.mdev_us = mdev;
     }
 }
 
@@ -47,60 +117,4 @@ pub fn observe_window(conn: &mut Conn, tp: TcpSock) {
             row.zero_window(1);
         }
     }
-}
-
-/// The same for a connection that has left ESTABLISHED: no event tells of its
-/// segments and several may have been handled since the last look, so the newest
-/// measurement is taken.
-#[inline(always)]
-pub fn observe_newest_rtt(conn: &mut Conn, tp: TcpSock, row: RowRef) {
-    let (srtt, mdev) = (tp.srtt(), tp.mdev());
-    if srtt != conn.srtt_us || mdev != conn.mdev_us {
-        row.observe(Kind::Rtt, u64::from(tp.rack_rtt_us()) * 1000);
-        conn.srtt_us = srtt;
-        conn.mdev_us = mdev;
-    }
-}
-
-/// Adds what the socket did since the last time to its row. `state` is the
-/// state before the present transition.
-#[inline(always)]
-pub fn flush(conn: &mut Conn, tp: TcpSock, state: u8, row: RowRef) {
-    let sent = tp.sent(state);
-    if sent > conn.sent_bytes {
-        row.sent_bytes(sent - conn.sent_bytes);
-        conn.sent_bytes = sent;
-    }
-    let received = tp.received();
-    if received > conn.received_bytes {
-        row.received_bytes(received - conn.received_bytes);
-        conn.received_bytes = received;
-    }
-    // These counters of the kernel are 32 bits wide and wrap.
-    let segs_out = tp.segs_out();
-    row.sent_segments(u64::from(segs_out.wrapping_sub(conn.segs_out)));
-    conn.segs_out = segs_out;
-    let segs_in = tp.segs_in();
-    row.received_segments(u64::from(segs_in.wrapping_sub(conn.segs_in)));
-    conn.segs_in = segs_in;
-    let dups = tp.dsack_dups();
-    if dups != conn.dsack_dups {
-        row.spurious_retransmits(u64::from(dups.wrapping_sub(conn.dsack_dups)));
-        conn.dsack_dups = dups;
-    }
-    let out_of_order = tp.out_of_order();
-    if out_of_order != conn.out_of_order {
-        row.out_of_order(u64::from(out_of_order.wrapping_sub(conn.out_of_order)));
-        conn.out_of_order = out_of_order;
-    }
-}
-
-/// Adds the segments that were sent again since the last time, for one cause.
-#[inline(always)]
-pub fn flush_retransmits(conn: &mut Conn, tp: TcpSock, why: Retransmit, row: RowRef) {
-    let total = tp.total_retrans();
-    if total > conn.retransmits {
-        row.retransmits(why, total - conn.retransmits);
-    }
-    conn.retransmits = total;
 }

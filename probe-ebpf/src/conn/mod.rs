@@ -1,37 +1,47 @@
 //! Connections from their SYN on until they close. Nearly all runs under the
-//! socket's lock, so nothing else touches the same entry at the same time; what
-//! does not (a reset, a send that has returned, `accept()`) reads, or writes
-//! with an exchange.
+//! socket's lock, so nothing else touches the same entry at the same time. What
+//! does not (a reset, a send that has returned, `accept()`) only reads, or writes
+//! the members that tell of requests, of TLS and of the first use, each in one
+//! store or with an exchange. `flags`, `row` and `flushed` are written under the
+//! lock only.
 //!
 //! The kernel skips a program that is interrupted on its CPU by its own event:
 //! a process in `connect()` or `close()`, say, and a segment that arrives just
-//! then. What such a skipped event should have told is made up for by the next
+//! then. What such a skipped event should have told is reconciled at the next
 //! one: an entry that is in its handshake, or missing, though its socket is
-//! past it ([`settled`]), or one that is not closed though its socket is gone
+//! past it ([`open_entry`]), or one that is not closed though its socket is gone
 //! (`tcp_destroy_sock`).
 //!
 //! So that a close is counted once, its entry stays until the socket goes. For
 //! kernels that preempt programs see [`crate::preempt`].
 
+mod adopt;
+mod close;
 mod deltas;
 mod open;
-pub mod table;
+mod table;
 
 use core::mem::offset_of;
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use probe_common::{
-    abi::conn::{CLOSED, CONNECTING, Conn, OPEN, STATUS_FULL},
-    abi::iter::listener_key,
-    abi::series::Side,
+    abi::{
+        conn::{CLOSED, CONNECTING, Conn, OPEN},
+        listener::listener_key,
+        status,
+    },
+    labels::Side,
 };
 
 pub use self::{
+    adopt::adopt,
+    close::{closed, connect_failed, destroyed, is_refused, left_established},
     deltas::{flush, flush_retransmits, observe_newest_rtt, observe_rtt, observe_window},
-    open::{adopt, begins, established, settle, settled},
+    open::{established, open_entry, open_entry_of, start_handshake},
+    table::find,
 };
 use crate::{
-    kernel::sock::{Sock, TcpSock, state},
+    kernel::sock::{Sock, TcpSock},
     maps::{LISTENERS, STATUS},
     series::RowRef,
 };
@@ -45,9 +55,9 @@ pub fn now_ns() -> u64 {
 
 /// Whether somebody listens on the local port of a socket.
 #[inline(always)]
-pub fn is_listening(tp: TcpSock) -> bool {
+fn is_listening(tp: TcpSock) -> bool {
     let key = listener_key(tp.sock().netns(), tp.local_port());
-    // SAFETY: the entry is only read.
+    // SAFETY: the entry is only tested for.
     unsafe { LISTENERS.get(&key) }.is_some()
 }
 
@@ -65,28 +75,58 @@ pub fn side_of(tp: TcpSock) -> Side {
 
 /// Whether an element of `STATUS` is set.
 #[inline(always)]
-pub fn status(element: u32) -> bool {
+pub fn status_is_set(element: u32) -> bool {
     STATUS.get(element).copied() != Some(0)
 }
 
-/// Whether a connection has ever found no place.
+/// Whether a connection has ever found no slot.
 #[inline(always)]
-pub fn overflowed() -> bool {
-    status(STATUS_FULL)
+pub fn has_overflowed() -> bool {
+    status_is_set(status::FULL)
 }
 
 /// The entry of a socket.
 #[inline(always)]
 pub fn get(sk: Sock) -> Option<&'static mut Conn> {
-    // SAFETY: only the holder of the socket's lock uses the entry, and it is
-    // removed under the same lock.
-    unsafe { table::find(sk.id()).as_mut() }
+    // SAFETY: null or an element of `CONNS`, whose memory is never freed. What may be
+    // written without the socket's lock is said above; the entry is removed under it.
+    unsafe { find(sk.id()).as_mut() }
 }
 
-/// Forgets a socket.
+/// A slot for a socket that has no entry. Where there is none it will be counted
+/// when it closes.
 #[inline(always)]
-pub fn remove(sk: Sock) {
-    table::remove(sk.id());
+fn insert(sk: Sock) -> Option<&'static mut Conn> {
+    // SAFETY: as in `get`.
+    let slot = unsafe { table::claim(sk.id()).as_mut() };
+    if slot.is_none()
+        && let Some(full) = STATUS.get_ptr_mut(status::FULL)
+    {
+        // SAFETY: an element of `STATUS`; every writer writes the same word.
+        unsafe { core::ptr::write_volatile(full, 1) };
+    }
+    slot
+}
+
+/// Fills a slot, word by word: for a row of zeros the compiler would call a
+/// function that writes single bytes. Whose the slot is stays.
+#[inline(always)]
+fn fill(slot: &mut Conn, conn: Conn) {
+    const WORDS: usize = size_of::<Conn>() / 8;
+    const KEPT: [usize; 2] = [offset_of!(Conn, socket) / 8, offset_of!(Conn, spilled) / 8];
+    // SAFETY: a `Conn` is that many words, without padding, as `pod!` asserts.
+    let words = unsafe { core::mem::transmute::<Conn, [u64; WORDS]>(conn) };
+    for (n, word) in words.into_iter().enumerate() {
+        if !KEPT.contains(&n) {
+            // SAFETY: `n` is below the number of words of the slot.
+            unsafe {
+                core::ptr::from_mut(slot)
+                    .cast::<u64>()
+                    .add(n)
+                    .write_volatile(word);
+            }
+        }
+    }
 }
 
 /// Whether the entry is of a connection in its handshake.
@@ -101,47 +141,17 @@ pub fn is_closed(conn: &Conn) -> bool {
     conn.flags & CLOSED != 0
 }
 
-/// A place for a socket that has no entry. Where there is none it will be counted
-/// when it closes.
+/// Whether a connection is of a side.
 #[inline(always)]
-fn insert(sk: Sock) -> Option<&'static mut Conn> {
-    // SAFETY: as in `get`.
-    let place = unsafe { table::claim(sk.id()).as_mut() };
-    if place.is_none()
-        && let Some(full) = STATUS.get_ptr_mut(STATUS_FULL)
-    {
-        // SAFETY: an element of the map; every writer writes the same.
-        unsafe { core::ptr::write_volatile(full, 1) };
-    }
-    place
-}
-
-/// Fills a place, word by word: for a row of zeros the compiler would call a
-/// function that writes single bytes. Whose the place is stays.
-#[inline(always)]
-fn fill(place: &mut Conn, conn: Conn) {
-    const WORDS: usize = size_of::<Conn>() / 8;
-    const KEPT: [usize; 2] = [offset_of!(Conn, socket) / 8, offset_of!(Conn, spilled) / 8];
-    // SAFETY: a `Conn` is that many words, without padding.
-    let words = unsafe { core::mem::transmute::<Conn, [u64; WORDS]>(conn) };
-    for (n, word) in words.into_iter().enumerate() {
-        if !KEPT.contains(&n) {
-            // SAFETY: inside the place.
-            unsafe {
-                core::ptr::from_mut(place)
-                    .cast::<u64>()
-                    .add(n)
-                    .write_volatile(word);
-            }
-        }
-    }
+pub fn is_side(conn: &Conn, side: Side) -> bool {
+    conn.side == side as u8
 }
 
 /// Side of an entry.
 #[inline(always)]
 pub fn side(conn: &Conn) -> Side {
-    const CLIENT: u32 = Side::Client as u32;
-    const SERVER: u32 = Side::Server as u32;
+    const CLIENT: u8 = Side::Client as u8;
+    const SERVER: u8 = Side::Server as u8;
     match conn.side {
         CLIENT => Side::Client,
         SERVER => Side::Server,
@@ -162,20 +172,5 @@ pub fn no_longer_open(conn: &mut Conn, row: RowRef) {
     if conn.flags & OPEN != 0 {
         conn.flags &= !OPEN;
         row.open(u64::MAX);
-    }
-}
-
-/// Whether the kernel resets a connection in this state by itself: since data came
-/// that nobody can read any more (`tcp_input.c:tcp_rcv_state_process`), or since it
-/// is not to wait in FIN_WAIT2 (`TCP_LINGER2`). Its socket has the same error as
-/// after a reset by the peer, or none. Data that had come before looks the same.
-#[inline(always)]
-pub fn is_refused(conn: &Conn, tp: TcpSock, state: u8) -> bool {
-    match state {
-        state::FIN_WAIT2 if tp.linger2() < 0 && !tp.sock().has_user() => true,
-        state::FIN_WAIT1 | state::FIN_WAIT2 | state::CLOSING => {
-            tp.is_deaf() && tp.has_read_all() && tp.data_segs_in() != conn.data_segs
-        }
-        _ => false,
     }
 }

@@ -1,22 +1,26 @@
-//! How a connection gets its entry: with its SYN and at ESTABLISHED, or later,
-//! where that was missed or lies before the start.
+//! How a connection gets its entry: with its SYN, and at ESTABLISHED or at the
+//! first event after that, where the one before was skipped.
 
 use aya_ebpf::helpers::generated::bpf_get_current_pid_tgid;
 use probe_common::{
-    abi::conn::{CLOSED, CONNECTING, Conn, MAYBE_COOKIE, OPEN, STATUS_COMPLETE, STATUS_COOKIES},
-    abi::series::{Closed, Kind, Side},
-    abi::tls,
-    hooks::{Cause, Hook},
+    abi::{
+        conn::{CLOSED, CONNECTING, Conn, Flushed, MAYBE_COOKIE, OPEN, tls},
+        status,
+    },
+    hooks::Loss,
+    labels::{Closed, Side},
+    loss,
+    metrics::HistogramId,
 };
 
 use super::{
-    fill, get, insert, is_closed, is_connecting, is_listening, now_ns, overflowed, side, side_of,
-    status, syn, table,
+    fill, get, has_overflowed, insert, is_closed, is_connecting, is_listening, now_ns, side,
+    side_of, status_is_set, syn, table,
 };
 use crate::{
     globals::global,
     kernel::{
-        sock::{Sock, TcpSock, state},
+        sock::{Sock, TcpSock},
         watched,
     },
     lost,
@@ -24,18 +28,24 @@ use crate::{
     series::{RowRef, row_of_tcp},
 };
 
+const FULL: Loss = loss!(sock_set_state, MapFull);
+/// An entry whose socket has gone unseen.
+const ABANDONED: Loss = loss!(sock_set_state, Limit);
+/// The time of a handshake whose first SYN-ACK is not known.
+const NO_HANDSHAKE_TIME: Loss = loss!(retrans_synack, Limit);
+
 /// A handshake begins: the side is known from here on, and to a client when.
 #[inline(always)]
-pub fn begins(sk: Sock, side: Side) {
+pub fn start_handshake(sk: Sock, side: Side) {
     let stale = get(sk);
     match &stale {
         Some(conn) if conn.flags & (CONNECTING | CLOSED) == 0 => abandoned(conn),
         _ => {}
     }
-    // Where there is no place it is tried again at ESTABLISHED.
+    // Where there is no slot it is tried again at ESTABLISHED.
     // SAFETY: as in `get`.
-    let place = stale.or_else(|| unsafe { table::claim(sk.id()).as_mut() });
-    if let Some(place) = place {
+    let slot = stale.or_else(|| unsafe { table::claim(sk.id()).as_mut() });
+    if let Some(slot) = slot {
         let conn = Conn {
             since_ns: match side {
                 Side::Client => now_ns(),
@@ -45,14 +55,14 @@ pub fn begins(sk: Sock, side: Side) {
                 Side::Server if may_send_cookies(sk) => CONNECTING | MAYBE_COOKIE,
                 _ => CONNECTING,
             },
-            side: side as u32,
+            side: side as u8,
             pid: match side {
                 Side::Client => caller(),
                 _ => 0,
             },
             ..Conn::default()
         };
-        fill(place, conn);
+        fill(slot, conn);
     }
 }
 
@@ -68,7 +78,7 @@ fn caller() -> u32 {
 #[inline(always)]
 fn may_send_cookies(child: Sock) -> bool {
     child.tcp().is_some_and(|copy| {
-        copy.overflowed_lately() || (copy.shares_port() && status(STATUS_COOKIES))
+        copy.overflowed_lately() || (copy.shares_port() && status_is_set(status::COOKIES))
     })
 }
 
@@ -84,21 +94,20 @@ fn is_cookie(tp: TcpSock) -> bool {
 /// use again.
 #[inline(always)]
 fn abandoned(conn: &Conn) {
-    lost::count(Hook::SockSetState, Cause::Limit);
+    lost::count(ABANDONED, conn.socket);
     if let Some(row) = RowRef::get(conn.row) {
         if conn.flags & OPEN != 0 {
             row.open(u64::MAX);
         }
-        row.closed(Closed::Other);
+        row.closed(Closed::Other, 1);
     }
 }
 
 /// ESTABLISHED. `fallback` is the side where there is no entry: the connection
-/// was in SYN_SENT before the start, or found no place when it began. Returns
-/// the new entry, or null where there is no place for one.
+/// was in SYN_SENT before the start, or found no slot when it began. Returns
+/// the new entry, or null where there is no slot for one.
 #[inline(never)]
 pub fn established(tp: TcpSock, fallback: Side) -> *mut Conn {
-    const HOOK: Hook = Hook::SockSetState;
     let sk = tp.sock();
     let known = get(sk);
     let (side, first_syn_ns, flags, pid) = match &known {
@@ -109,7 +118,7 @@ pub fn established(tp: TcpSock, fallback: Side) -> *mut Conn {
     };
     // A look at the kernel's clock takes 30 ns; the socket has just had one.
     let now_ns = tp.clock_ns();
-    let number = row_of_tcp(tp, side, HOOK);
+    let number = row_of_tcp(tp, side, FULL);
     let Some(row) = RowRef::get(number) else {
         return core::ptr::null_mut();
     };
@@ -124,30 +133,25 @@ pub fn established(tp: TcpSock, fallback: Side) -> *mut Conn {
         _ => None,
     };
     match handshake_ns {
-        Some(ns) => row.observe(Kind::Handshake, ns),
+        Some(ns) => row.observe(HistogramId::Handshake, ns),
         None if with_cookie => row.syn_cookies(1),
-        None => lost::count(Hook::TcpRetransmitSynack, Cause::Limit),
+        None => lost::count(NO_HANDSHAKE_TIME, sk.id()),
     }
     let Some(entry) = known.or_else(|| insert(sk)) else {
-        lost::count(HOOK, Cause::MapFull);
+        lost::count(FULL, sk.id());
         return core::ptr::null_mut();
     };
     row.open(1);
     let conn = Conn {
         since_ns: now_ns,
-        sent_bytes: syn(side),
-        received_bytes: 0,
         row: number,
         flags: OPEN,
         srtt_us: tp.srtt(),
         mdev_us: tp.mdev(),
         // A SYN was counted when it was sent again, a SYN-ACK likewise.
         retransmits: tp.total_retrans(),
-        segs_in: 0,
-        segs_out: 0,
-        dsack_dups: 0,
-        out_of_order: 0,
-        side: side as u32,
+        flushed: nothing_yet(side),
+        side: side as u8,
         // What came before cannot be read any more.
         tls: match tp.bytes_received() {
             0 => tls::UNKNOWN,
@@ -159,6 +163,15 @@ pub fn established(tp: TcpSock, fallback: Side) -> *mut Conn {
     };
     fill(entry, conn);
     entry
+}
+
+/// What a connection has flushed whose socket has counted nothing but its SYN.
+#[inline(always)]
+pub fn nothing_yet(side: Side) -> Flushed {
+    Flushed {
+        sent_bytes: syn(side),
+        ..Flushed::default()
+    }
 }
 
 /// When the first SYN-ACK was sent, of a handshake whose SYN-ACK was sent again.
@@ -181,27 +194,27 @@ fn first_synack_ns(tp: TcpSock) -> Option<u64> {
 /// otherwise, one was skipped: the connection counts as opened now. `None` where
 /// the socket may be from before the start.
 #[inline(always)]
-pub fn settled(tp: TcpSock) -> Option<&'static mut Conn> {
-    settle(tp, get(tp.sock()))
+pub fn open_entry(tp: TcpSock) -> Option<&'static mut Conn> {
+    open_entry_of(tp, get(tp.sock()))
 }
 
-/// [`settled`] for a socket whose entry has been looked for.
+/// [`open_entry`] for a socket whose entry has been looked for.
 #[inline(always)]
-pub fn settle(tp: TcpSock, found: Option<&'static mut Conn>) -> Option<&'static mut Conn> {
+pub fn open_entry_of(tp: TcpSock, found: Option<&'static mut Conn>) -> Option<&'static mut Conn> {
     match found {
         Some(conn) if conn.flags & (CONNECTING | CLOSED) == 0 => Some(conn),
         // SAFETY: as in `get`.
-        other => unsafe { late(tp, other.is_some_and(|conn| is_connecting(conn))).as_mut() },
+        other => unsafe { missed_open(tp, other.is_some_and(|conn| is_connecting(conn))).as_mut() },
     }
 }
 
-/// The rare part of [`settled`]: the start of the connection was missed.
+/// The rare part of [`open_entry`]: the start of the connection was missed.
 #[inline(always)]
-fn late(tp: TcpSock, has_entry: bool) -> *mut Conn {
+fn missed_open(tp: TcpSock, has_entry: bool) -> *mut Conn {
     if has_entry {
         return established(tp, Side::Server);
     }
-    if status(STATUS_COMPLETE) && !overflowed() && watched(tp.sock().netns()) {
+    if status_is_set(status::COMPLETE) && !has_overflowed() && watched(tp.sock().netns()) {
         // Its namespace has been visited, so it is not from before the start.
         // Elsewhere a client has an entry: its SYN interrupts nothing.
         if is_listening(tp) || global!(CONFIG.preempts) != 0 {
@@ -209,67 +222,4 @@ fn late(tp: TcpSock, has_entry: bool) -> *mut Conn {
         }
     }
     core::ptr::null_mut()
-}
-
-/// An entry that takes the socket as it is: what it sent and received so far
-/// does not count.
-#[inline(always)]
-fn from_here(tp: TcpSock, row: u32, side: Side, state: u8) -> Conn {
-    let (sent_bytes, received_bytes) = (tp.sent(state), tp.received());
-    Conn {
-        since_ns: 0,
-        sent_bytes,
-        received_bytes,
-        row,
-        flags: 0,
-        srtt_us: tp.srtt(),
-        mdev_us: tp.mdev(),
-        retransmits: tp.total_retrans(),
-        segs_in: tp.segs_in(),
-        segs_out: tp.segs_out(),
-        dsack_dups: tp.dsack_dups(),
-        out_of_order: tp.out_of_order(),
-        side: side as u32,
-        tls: tls::DONE,
-        write_seq: tp.write_seq(),
-        data_segs: tp.data_segs_in(),
-        used: 1,
-        ..Conn::default()
-    }
-}
-
-/// Takes in a connection that was open before the start, or that found no place
-/// when it was opened.
-#[inline(always)]
-pub fn adopt(tp: TcpSock, state: u8, hook: Hook) -> Option<&'static mut Conn> {
-    let sk = tp.sock();
-    let side = side_of(tp);
-    let number = row_of_tcp(tp, side, hook);
-    let mut conn = from_here(tp, number, side, state);
-    let overflowed = overflowed();
-    if overflowed {
-        // It was opened after the start and nothing of it has been counted.
-        conn.sent_bytes = syn(side);
-        conn.received_bytes = 0;
-        conn.retransmits = 0;
-        conn.segs_in = 0;
-        conn.segs_out = 0;
-        conn.dsack_dups = 0;
-        conn.out_of_order = 0;
-    }
-    let Some(place) = get(sk).or_else(|| insert(sk)) else {
-        // If one was lost before, this one has been counted as such.
-        if !overflowed {
-            lost::count(hook, Cause::MapFull);
-        }
-        return None;
-    };
-    fill(place, conn);
-    if matches!(state, state::ESTABLISHED | state::CLOSE_WAIT)
-        && let Some(row) = RowRef::get(number)
-    {
-        place.flags = OPEN;
-        row.open(1);
-    }
-    Some(place)
 }

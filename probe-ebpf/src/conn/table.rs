@@ -1,8 +1,8 @@
 //! The hash table of sockets in `CONNS`. The caller holds the socket's lock, so
-//! two of them never look for the same socket at once; two sockets that want
-//! the same place settle it with a compare-and-exchange.
+//! two of them never look for the same socket at once. Where two sockets want one
+//! slot, a compare-and-exchange decides.
 
-use probe_common::abi::conn::{Conn, PROBES};
+use probe_common::abi::conn::{CONN_PROBE_LIMIT, Conn};
 
 use crate::{atomic, globals::global, maps::CONNS};
 
@@ -12,11 +12,11 @@ fn hash(socket: u64) -> u64 {
     socket.wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
-/// Index of the place that a socket belongs to.
+/// Index of the slot that a socket belongs to.
 #[inline(always)]
 fn index(socket: u64) -> u64 {
-    // Spreads 32 bits evenly over any number of places.
-    ((hash(socket) >> 32) * u64::from(global!(CONFIG.places))) >> 32
+    // Spreads 32 bits evenly over any number of slots.
+    ((hash(socket) >> 32) * u64::from(global!(CONFIG.conn_slots))) >> 32
 }
 
 #[inline(always)]
@@ -24,26 +24,26 @@ fn home(socket: u64) -> Option<*mut Conn> {
     CONNS.get_ptr_mut(index(socket) as u32)
 }
 
-/// One of the others, `1..=PROBES`: at steps of a width of the socket's own, so
-/// that taken places do not grow into runs.
+/// One of the others, `1..=CONN_PROBE_LIMIT`: at steps of a width of the socket's own, so
+/// that taken slots do not grow into runs.
 #[inline(always)]
 fn other(socket: u64, n: u32) -> Option<*mut Conn> {
     let step = hash(socket) & 0xffff_fffe | 1;
     let index = index(socket) + u64::from(n) * step;
-    let index = index.checked_rem(u64::from(global!(CONFIG.places)))?;
+    let index = index.checked_rem(u64::from(global!(CONFIG.conn_slots)))?;
     CONNS.get_ptr_mut(index as u32)
 }
 
 #[inline(always)]
-fn holds(place: *mut Conn, socket: u64) -> bool {
-    // SAFETY: an element of the map.
-    unsafe { (&raw const (*place).socket).read_volatile() == socket }
+fn holds(slot: *mut Conn, socket: u64) -> bool {
+    // SAFETY: a member of an element of `CONNS`, read as the whole word that it is.
+    unsafe { (&raw const (*slot).socket).read_volatile() == socket }
 }
 
 #[inline(always)]
-fn has_spilled(place: *mut Conn) -> bool {
-    // SAFETY: an element of the map.
-    unsafe { (&raw const (*place).spilled).read_volatile() != 0 }
+fn has_spilled(slot: *mut Conn) -> bool {
+    // SAFETY: a member of an element of `CONNS`, read as the whole word that it is.
+    unsafe { (&raw const (*slot).spilled).read_volatile() != 0 }
 }
 
 /// What is remembered of a socket; null if nothing is.
@@ -56,16 +56,16 @@ pub fn find(socket: u64) -> *mut Conn {
     }
 }
 
-/// The place of [`other`] number that holds a socket, 0 if none does.
+/// The slot of [`other`] number that holds a socket, 0 if none does.
 ///
 /// A function of numbers that others can call: the verifier looks at it once, and
 /// not again for each caller and each state that this is in.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn find_spilled(socket: u64) -> u32 {
-    for n in 1..=PROBES {
-        if let Some(place) = other(socket, n)
-            && holds(place, socket)
+    for n in 1..=CONN_PROBE_LIMIT {
+        if let Some(slot) = other(socket, n)
+            && holds(slot, socket)
         {
             return n;
         }
@@ -82,12 +82,12 @@ fn numbered(socket: u64, n: u32) -> *mut Conn {
     }
 }
 
-/// Takes a place for a socket that has none; null where none is free. The place
+/// Takes a slot for a socket that has none; null where none is free. The slot
 /// holds what was remembered of the socket before.
 #[inline(always)]
 pub fn claim(socket: u64) -> *mut Conn {
     match home(socket) {
-        Some(home) if take(home, socket) => home,
+        Some(home) if try_claim(home, socket) => home,
         _ => numbered(socket, claim_spilled(socket)),
     }
 }
@@ -97,9 +97,9 @@ pub fn claim(socket: u64) -> *mut Conn {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn claim_spilled(socket: u64) -> u32 {
-    for n in 1..=PROBES {
-        if let Some(place) = other(socket, n)
-            && take(place, socket)
+    for n in 1..=CONN_PROBE_LIMIT {
+        if let Some(slot) = other(socket, n)
+            && try_claim(slot, socket)
         {
             spilled(socket, 1);
             return n;
@@ -109,16 +109,16 @@ extern "C" fn claim_spilled(socket: u64) -> u32 {
 }
 
 #[inline(always)]
-fn take(place: *mut Conn, socket: u64) -> bool {
-    // SAFETY: an element of the map.
-    holds(place, 0) && unsafe { atomic::compare_exchange(&raw mut (*place).socket, 0, socket) == 0 }
+fn try_claim(slot: *mut Conn, socket: u64) -> bool {
+    // SAFETY: a member of an element of `CONNS`; of two that want the slot one gets it.
+    holds(slot, 0) && unsafe { atomic::compare_exchange(&raw mut (*slot).socket, 0, socket) == 0 }
 }
 
-/// As many more connections of a socket's place are elsewhere.
+/// As many more connections of a socket's slot are elsewhere.
 #[inline(always)]
 fn spilled(socket: u64, more: u64) {
     if let Some(home) = home(socket) {
-        // SAFETY: an element of the map.
+        // SAFETY: a member of an element of `CONNS` that is written with adds only.
         unsafe { atomic::add(&raw mut (*home).spilled, more) };
     }
 }
@@ -127,11 +127,11 @@ fn spilled(socket: u64, more: u64) {
 #[inline(always)]
 pub fn remove(socket: u64) {
     match home(socket) {
-        Some(home) if holds(home, socket) => give(home),
+        Some(home) if holds(home, socket) => free(home),
         Some(home) if has_spilled(home) => {
-            let place = numbered(socket, find_spilled(socket));
-            if !place.is_null() {
-                give(place);
+            let slot = numbered(socket, find_spilled(socket));
+            if !slot.is_null() {
+                free(slot);
                 spilled(socket, u64::MAX);
             }
         }
@@ -139,9 +139,9 @@ pub fn remove(socket: u64) {
     }
 }
 
-/// Frees a place, after all that was written to it.
+/// Frees a slot, after all that was written to it.
 #[inline(always)]
-fn give(place: *mut Conn) {
-    // SAFETY: an element of the map.
-    unsafe { atomic::store(&raw mut (*place).socket, 0) };
+fn free(slot: *mut Conn) {
+    // SAFETY: a member of an element of `CONNS`, which its socket's lock holder frees.
+    unsafe { atomic::store(&raw mut (*slot).socket, 0) };
 }

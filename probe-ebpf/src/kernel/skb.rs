@@ -3,17 +3,26 @@
 use core::{ffi::c_void, ptr::NonNull};
 
 use aya_ebpf::helpers::bpf_probe_read_kernel;
-use probe_common::abi::flow::Protocol;
+use probe_common::{
+    labels::Protocol,
+    packet::{ETH_P_IP, ETH_P_IPV6, classify, is_vlan},
+};
 
 use super::{
-    load,
-    sock::{Address, IPPROTO_TCP, Sock, mapped, number},
+    addr::{Address, mapped},
+    load, number,
+    sock::{IPPROTO_TCP, Sock},
 };
-use crate::globals::global;
+use crate::{
+    globals::global,
+    packet::parser::{Headers, last_header, untagged},
+};
 
-const ETH_P_IP: u16 = 0x0800;
-const ETH_P_ARP: u16 = 0x0806;
-const ETH_P_IPV6: u16 = 0x86dd;
+/// Next header of an IPv6 packet that has none (RFC 8200, section 4.7).
+const NO_NEXT_HEADER: u8 = 59;
+/// The ECN bits of the TOS or traffic class, all of them set: CE (RFC 3168,
+/// section 5).
+const ECN_CE: u8 = 3;
 /// Flags of the TCP header; FIN is also what it adds to the sequence number.
 const FIN: u8 = 1 << 0;
 const RST: u8 = 1 << 2;
@@ -109,46 +118,94 @@ impl Skb {
     /// Reads from the header that begins at the 16-bit offset in `field`. The
     /// buffer has no BTF type, so this takes the helper.
     #[inline(always)]
-    fn header<T>(self, field: u32, offset: usize) -> Option<T> {
-        // SAFETY: a BTF-typed pointer; the helper checks the address.
+    fn header<T>(self, field: u32, offset: isize) -> Option<T> {
+        // SAFETY: BTF-typed pointers; see `load`. The helper checks the address.
         unsafe {
             let head: *const u8 = load(self.0, global!(LAYOUT.skb_head));
             let start: u16 = load(self.0, field);
-            // All ones: the offset was never set.
-            if start == u16::MAX {
+            // Never set: all ones, or nothing.
+            if matches!(start, 0 | u16::MAX) {
                 return None;
             }
-            bpf_probe_read_kernel(head.add(usize::from(start) + offset).cast::<T>()).ok()
+            let at = head
+                .wrapping_add(usize::from(start))
+                .wrapping_offset(offset);
+            bpf_probe_read_kernel(at.cast::<T>()).ok()
         }
     }
 
     #[inline(always)]
-    fn network<T>(self, offset: usize) -> Option<T> {
+    fn network<T>(self, offset: isize) -> Option<T> {
         self.header(global!(LAYOUT.skb_network_header), offset)
     }
 
-    /// What it is, as far as labels tell.
+    /// Segments received with the ECN mark CE that it stands for in TCP: itself, or
+    /// those that were merged into it.
+    #[inline(always)]
+    pub fn ce_segments(self) -> u32 {
+        // SAFETY: a BTF-typed pointer; see `load`.
+        let field: u8 = unsafe {
+            load(
+                self.0,
+                global!(LAYOUT.skb_cb) + global!(LAYOUT.cb_ip_dsfield),
+            )
+        };
+        if field & ECN_CE != ECN_CE {
+            return 0;
+        }
+        self.merged_segments().max(1).into()
+    }
+
+    /// Segments that were merged into it on receipt, 0 of a single one.
+    #[inline(always)]
+    fn merged_segments(self) -> u16 {
+        // SAFETY: BTF-typed pointers; see `load`. The helper checks the address.
+        unsafe {
+            let head: *const u8 = load(self.0, global!(LAYOUT.skb_head));
+            let end: u32 = load(self.0, global!(LAYOUT.skb_end));
+            let shared = head.wrapping_add(end as usize);
+            let segments = shared.wrapping_add(global!(LAYOUT.shinfo_gso_segs) as usize);
+            bpf_probe_read_kernel(segments.cast()).unwrap_or(0)
+        }
+    }
+
+    /// What it is.
     #[inline(always)]
     pub fn protocol(self) -> Protocol {
-        let (next, rest) = match self.ethertype() {
-            ETH_P_IP => (self.network::<u8>(9), Protocol::Ipv4),
-            ETH_P_IPV6 => (self.network::<u8>(6), Protocol::Ipv6),
-            ETH_P_ARP => return Protocol::Arp,
+        let ethertype = self.ethertype();
+        if ethertype == 0 {
             // A segment that has not reached IP has no EtherType yet.
-            0 => {
-                return match self.sk() {
-                    Some(sk) if sk.protocol() == IPPROTO_TCP => Protocol::Tcp,
-                    _ => Protocol::Other,
-                };
-            }
-            _ => return Protocol::Other,
+            return match self.sk() {
+                Some(sk) if sk.protocol() == IPPROTO_TCP => Protocol::Tcp,
+                _ => Protocol::Other,
+            };
+        }
+        let (ethertype, at) = if is_vlan(ethertype) {
+            self.behind_tags()
+        } else {
+            (ethertype, 0)
         };
-        match next {
-            Some(6) => Protocol::Tcp,
-            Some(17) => Protocol::Udp,
-            Some(1) if matches!(rest, Protocol::Ipv4) => Protocol::Icmp,
-            Some(58) if matches!(rest, Protocol::Ipv6) => Protocol::Icmp6,
-            _ => rest,
+        let protocol = match ethertype {
+            ETH_P_IP => self.network(at as isize + 9).unwrap_or(0),
+            ETH_P_IPV6 => match self.network(at as isize + 6) {
+                Some(next) => last_header(&self, next, at + 40).protocol,
+                None => NO_NEXT_HEADER,
+            },
+            _ => 0,
+        };
+        classify(ethertype, protocol)
+    }
+
+    /// The EtherType behind the VLAN tags that are in the buffer of a packet, and
+    /// where its header begins. On its way in the network header is the first tag,
+    /// on its way out it is what the tags are in front of.
+    #[inline(always)]
+    fn behind_tags(self) -> (u16, usize) {
+        let before = self.network::<u16>(-2).map_or(0, u16::from_be);
+        if is_vlan(before) {
+            untagged(&self, before, 0)
+        } else {
+            (before, 0)
         }
     }
 
@@ -177,5 +234,14 @@ impl Skb {
     pub fn is_reset(self) -> bool {
         let flags: Option<u8> = self.header(global!(LAYOUT.skb_transport_header), 13);
         matches!(flags, Some(flags) if flags & RST != 0)
+    }
+}
+
+impl Headers for Skb {
+    /// From the network header on. The end of the packet is not looked at: behind it
+    /// is what the buffer held before.
+    #[inline(always)]
+    fn word(&self, at: usize) -> Option<u32> {
+        self.network(at as isize)
     }
 }

@@ -1,16 +1,21 @@
 //! `struct sock`, `struct tcp_sock` and the request sockets.
 
-use core::{arch::asm, ffi::c_void, ptr::NonNull};
+use core::{ffi::c_void, ptr::NonNull};
 
 use aya_ebpf::helpers::{
     bpf_probe_read_kernel,
     generated::{bpf_jiffies64, bpf_skc_to_tcp_request_sock, bpf_skc_to_tcp_sock},
 };
 
+pub use probe_common::abi::iter::state;
 use probe_common::{abi::conn::COOKIE_JIFFIES, layout::ABSENT};
 
-use super::{cgroup::Cgroup, load};
-use crate::globals::{LAYOUT, global};
+use super::{
+    addr::{Address, mapped},
+    cgroup::Cgroup,
+    load, number,
+};
+use crate::globals::global;
 
 /// `IPPROTO_TCP`.
 pub const IPPROTO_TCP: u16 = 6;
@@ -21,43 +26,6 @@ const AF_INET6: u16 = 10;
 const SOCK_DONE: u64 = 1 << 1;
 /// Nothing is read any more.
 const RCV_SHUTDOWN: u8 = 1;
-
-/// States of a TCP socket (`include/net/tcp_states.h`).
-pub mod state {
-    pub const ESTABLISHED: u8 = 1;
-    pub const SYN_SENT: u8 = 2;
-    pub const SYN_RECV: u8 = 3;
-    pub const FIN_WAIT1: u8 = 4;
-    pub const FIN_WAIT2: u8 = 5;
-    pub const TIME_WAIT: u8 = 6;
-    pub const CLOSE: u8 = 7;
-    pub const CLOSE_WAIT: u8 = 8;
-    pub const LAST_ACK: u8 = 9;
-    pub const LISTEN: u8 = 10;
-    pub const CLOSING: u8 = 11;
-    pub const NEW_SYN_RECV: u8 = 12;
-}
-
-/// An address as 16 bytes in network order, in two words; IPv4 is mapped into
-/// `::ffff:0:0/96`.
-pub type Address = [u64; 2];
-
-/// The IPv4-mapped form of an address in network order.
-#[inline(always)]
-pub fn mapped(v4: u32) -> Address {
-    [0, 0xffff_0000 | u64::from(v4) << 32]
-}
-
-/// An address less one that does not change while the programs are loaded.
-#[inline(always)]
-pub fn number(pointer: *const c_void) -> u64 {
-    let mut number = pointer as u64;
-    // SAFETY: registers only.
-    unsafe {
-        asm!("{0} -= {1}", inout(reg) number, in(reg) &raw const LAYOUT, options(pure, readonly, nostack));
-    }
-    number
-}
 
 macro_rules! getters {
     ($($(#[$doc:meta])* $name:ident: $field:ident as $type:ty;)*) => {
@@ -100,9 +68,7 @@ impl Sock {
         protocol: sk_protocol as u16;
     }
 
-    /// A number that identifies the socket as long as it lives: its address,
-    /// less one that does not change while the programs are loaded. The
-    /// verifier takes a difference of pointers for a number.
+    /// A number that identifies the socket as long as it lives, see [`number`].
     #[inline(always)]
     pub fn id(self) -> u64 {
         number(self.0.as_ptr())
@@ -188,7 +154,7 @@ impl Sock {
         // SAFETY: the helper takes any socket.
         let req = unsafe { bpf_skc_to_tcp_request_sock(self.0.as_ptr()) };
         if let Some(req) = NonNull::new(req.cast()) {
-            // SAFETY: a `struct tcp_request_sock *`.
+            // SAFETY: what the helper returns is BTF-typed; see `load`.
             return Some(unsafe { load(req, offset) });
         }
         // The helper refuses the requests of an MPTCP listener, which begin
@@ -242,6 +208,8 @@ impl TcpSock {
         segs_out: segs_out as u32;
         /// Duplicate segments that the peer reported.
         dsack_dups: dsack_dups as u32;
+        /// Segments acknowledged while the peer echoed the ECN mark CE.
+        delivered_ce: delivered_ce as u32;
         /// Segments received out of order.
         out_of_order: rcv_ooopack as u32;
         /// Congestion window in segments.

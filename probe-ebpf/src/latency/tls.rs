@@ -11,20 +11,27 @@
 //! (`TCP_DEFER_ACCEPT`): no event tells of that one.
 
 use probe_common::{
-    abi::conn::Conn,
-    abi::series::{Closed, Kind, Side, TlsFailed},
-    abi::tls::{ANSWERED, DONE, GREETED, HELLO, RETRY, UNKNOWN},
-    hooks::{Cause, Hook},
+    abi::conn::{
+        Conn,
+        tls::{ANSWERED, DONE, GREETED, HELLO, RETRY, UNKNOWN},
+    },
+    hooks::Loss,
+    labels::{Closed, Side, TlsFailed},
+    loss,
+    metrics::HistogramId,
 };
 
 use crate::{
-    conn,
+    conn::{is_side, now_ns},
     globals::global,
-    kernel::{Message, kfunc::Bytes, skb::Skb, sock::TcpSock},
+    kernel::{kfunc::Bytes, msghdr::Message, skb::Skb, sock::TcpSock},
     lost,
     maps::SPEAKS_TLS,
     series::RowRef,
 };
+
+/// A handshake whose records cannot be followed.
+const UNREADABLE: Loss = loss!(tcp_probe, Parse);
 
 const CHANGE_CIPHER_SPEC: u8 = 20;
 const ALERT: u8 = 21;
@@ -55,14 +62,17 @@ const RECORDS: u32 = 8;
 #[inline(always)]
 fn failed(conn: &Conn, why: TlsFailed) {
     if let Some(row) = RowRef::get(conn.row) {
-        row.tls_failed(why);
+        row.tls_failures(why, 1);
     }
 }
 
 #[inline(always)]
 fn completed(conn: &Conn, now_ns: u64) {
     if let Some(row) = RowRef::get(conn.row) {
-        row.observe(Kind::Tls, now_ns.saturating_sub(conn.tls_ns));
+        row.observe(
+            HistogramId::TlsHandshake,
+            now_ns.saturating_sub(conn.tls_ns),
+        );
     }
 }
 
@@ -73,7 +83,7 @@ fn completed(conn: &Conn, now_ns: u64) {
 pub fn sends(conn: &mut Conn, tp: TcpSock, message: Message) {
     if conn.tls == UNKNOWN
         && conn.tls_ns == 0
-        && conn.side == Side::Client as u32
+        && is_side(conn, Side::Client)
         && global!(CONFIG.payload) != 0
         // Sequence numbers begin at random.
         && (tp.write_seq().is_multiple_of(SAMPLED) || speaks_tls(conn.row))
@@ -97,7 +107,7 @@ fn speaks_tls(row: u32) -> bool {
 #[inline(always)]
 fn learn(row: u32) {
     if let Some(known) = SPEAKS_TLS.get_ptr_mut(row) {
-        // SAFETY: an element of the map; every writer writes the same.
+        // SAFETY: an element of `SPEAKS_TLS`; every writer writes the same word.
         unsafe { known.write_volatile(1) };
     }
 }
@@ -127,7 +137,7 @@ pub fn closed(conn: &Conn, tp: TcpSock, how: Closed) {
         HELLO | RETRY => true,
         // Else the event of the answer was skipped.
         GREETED => tp.received() == 0,
-        ANSWERED => conn.side != Side::Server as u32,
+        ANSWERED => !is_side(conn, Side::Server),
         _ => false,
     };
     if is_open {
@@ -170,10 +180,10 @@ pub fn arrived(conn: &mut Conn, tp: TcpSock, skb: Skb, payload: u32) {
             return;
         }
         let mut record = [0; HEADER as usize + 1];
-        // SAFETY: the bytes are from `of`.
+        // SAFETY: `bytes` is from `Bytes::of`.
         if !unsafe { Bytes::read(bytes, header + at, &mut record) } {
             if conn.tls == UNKNOWN && payload > HEADER {
-                lost::count(Hook::TcpProbe, Cause::Parse);
+                lost::count(UNREADABLE, conn.socket);
             }
             return give_up(conn);
         }
@@ -190,7 +200,7 @@ pub fn arrived(conn: &mut Conn, tp: TcpSock, skb: Skb, payload: u32) {
         let mut random = [0; RETRY_RANDOM.len()];
         if is_unanswered(conn) && (kind, first) == (HANDSHAKE, SERVER_HELLO) {
             // Where it is not there it is no such one.
-            // SAFETY: as above.
+            // SAFETY: `bytes` is from `Bytes::of`.
             let _ = unsafe { Bytes::read(bytes, header + at + RANDOM, &mut random) };
         }
         conn.tls_seq = conn.tls_seq.wrapping_add(HEADER + body);
@@ -217,11 +227,11 @@ fn is_unanswered(conn: &Conn) -> bool {
 #[inline(always)]
 fn give_up(conn: &mut Conn) {
     // A client that is waiting to send needs no more of them.
-    if conn.tls == ANSWERED && conn.side == Side::Client as u32 {
+    if conn.tls == ANSWERED && is_side(conn, Side::Client) {
         return;
     }
     if conn.tls != UNKNOWN {
-        lost::count(Hook::TcpProbe, Cause::Parse);
+        lost::count(UNREADABLE, conn.socket);
     }
     conn.tls = DONE;
 }
@@ -239,7 +249,7 @@ struct Record {
 
 #[inline(always)]
 fn record_arrived(conn: &mut Conn, tp: TcpSock, record: &Record) {
-    conn.tls = if conn.side == Side::Server as u32 {
+    conn.tls = if is_side(conn, Side::Server) {
         at_server(conn, tp, record)
     } else {
         at_client(conn, record)
@@ -248,10 +258,10 @@ fn record_arrived(conn: &mut Conn, tp: TcpSock, record: &Record) {
 
 /// The state after a record that arrived at a server.
 #[inline(always)]
-fn at_server(conn: &mut Conn, tp: TcpSock, record: &Record) -> u32 {
+fn at_server(conn: &mut Conn, tp: TcpSock, record: &Record) -> u8 {
     match (conn.tls, record.kind) {
         (UNKNOWN, HANDSHAKE) if record.first == CLIENT_HELLO => {
-            conn.tls_ns = conn::now_ns();
+            conn.tls_ns = now_ns();
             HELLO
         }
         (UNKNOWN, _) => DONE,
@@ -267,7 +277,7 @@ fn at_server(conn: &mut Conn, tp: TcpSock, record: &Record) -> u32 {
             if record.body == ENCRYPTED_ALERT {
                 failed(conn, TlsFailed::Alert);
             } else {
-                completed(conn, conn::now_ns());
+                completed(conn, now_ns());
             }
             DONE
         }
@@ -280,7 +290,7 @@ fn at_server(conn: &mut Conn, tp: TcpSock, record: &Record) -> u32 {
 
 /// The state after a record that arrived at a client.
 #[inline(always)]
-fn at_client(conn: &Conn, record: &Record) -> u32 {
+fn at_client(conn: &Conn, record: &Record) -> u8 {
     match (conn.tls, record.kind) {
         // Of a client that has sent nothing the first send is not known.
         (UNKNOWN, HANDSHAKE | ALERT) if conn.tls_ns == 0 => DONE,

@@ -1,24 +1,18 @@
-//! `sys_exit`: `accept()` returns. Attached only where it is asked for: with any
+//! `accept_exit`: `accept()` returns. Attached only where it is asked for: with any
 //! program on system calls, every one of the machine takes the slow way.
 
 use core::{ffi::c_void, ptr::NonNull};
 
-use aya_ebpf::{
-    EbpfContext,
-    helpers::{
-        bpf_probe_read_kernel,
-        generated::{bpf_get_current_task, bpf_get_current_task_btf},
-    },
-    macros::btf_tracepoint,
-    programs::BtfTracePointContext,
+use aya_ebpf::helpers::{
+    bpf_probe_read_kernel,
+    generated::{bpf_get_current_task, bpf_get_current_task_btf},
 };
 
 use crate::{
     conn,
-    conn::table,
     globals::global,
-    kernel::{arg, load, sock},
-    latency::first_byte,
+    kernel::{arg, load, number},
+    latency::accept_queue,
 };
 
 /// Numbers of the system calls on x86-64
@@ -26,27 +20,26 @@ use crate::{
 const ACCEPT: u64 = 43;
 const ACCEPT4: u64 = 288;
 
-#[btf_tracepoint(function = "sys_exit")]
-fn accept_exit(ctx: BtfTracePointContext) -> i32 {
-    let ctx: *const c_void = ctx.as_ptr();
+#[inline(always)]
+pub fn accept_exit(ctx: *const c_void) {
     let Some(regs) = NonNull::new(arg(ctx, 0) as *mut c_void) else {
-        return 0;
+        return;
     };
-    // SAFETY: a `struct pt_regs *`.
-    let number: u64 = unsafe { load(regs, global!(LAYOUT.orig_ax)) };
+    // SAFETY: the first argument of the tracepoint `sys_exit`, a `struct pt_regs *`
+    // to the verifier; see `load`.
+    let call: u64 = unsafe { load(regs, global!(LAYOUT.orig_ax)) };
     let fd = arg(ctx, 1).cast_signed();
-    if !matches!(number, ACCEPT | ACCEPT4) || fd < 0 {
-        return 0;
+    if !matches!(call, ACCEPT | ACCEPT4) || fd < 0 {
+        return;
     }
     if let Some(socket) = socket_of(fd.cast_unsigned())
-        // SAFETY: an entry of the map; what is written here may be written
+        // SAFETY: null or an element of `CONNS`; what is written here may be written
         // without the socket's lock.
-        && let Some(conn) = unsafe { table::find(socket).as_mut() }
+        && let Some(conn) = unsafe { conn::find(socket).as_mut() }
         && !conn::is_connecting(conn)
     {
-        first_byte::used(conn);
+        accept_queue::used(conn);
     }
-    0
 }
 
 /// The number of the socket behind a descriptor of the current process.
@@ -66,7 +59,7 @@ fn socket_of(fd: u64) -> Option<u64> {
         let sk = bpf_probe_read_kernel(at as *const u64).ok()?;
         // The same address as a number and as what is left when that of the
         // layout is taken away: the difference is that of the layout.
-        let layout = bpf_get_current_task() - sock::number(task.as_ptr());
+        let layout = bpf_get_current_task() - number(task.as_ptr());
         Some(sk - layout)
     }
 }

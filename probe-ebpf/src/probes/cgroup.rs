@@ -4,10 +4,10 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::{EbpfContext, macros::btf_tracepoint, programs::BtfTracePointContext};
 use probe_common::{
     abi::owner::{self, NAME_LEN, Name},
-    hooks::{Cause, Hook},
+    hooks::Loss,
+    loss,
 };
 
 use crate::{
@@ -20,9 +20,11 @@ use crate::{
     maps::{OWNER_BY, OWNER_OF, PATH_OF},
 };
 
-#[btf_tracepoint(function = "cgroup_mkdir")]
-fn cgroup_mkdir(ctx: BtfTracePointContext) -> i32 {
-    let ctx: *const c_void = ctx.as_ptr();
+const FULL: Loss = loss!(cgroup_mkdir, MapFull);
+
+/// A folder is made.
+#[inline(always)]
+pub fn cgroup_mkdir(ctx: *const c_void) {
     if let Some(cgroup) = Cgroup::new(arg(ctx, 0) as *const c_void)
         && cgroup.is_v2()
     {
@@ -33,7 +35,7 @@ fn cgroup_mkdir(ctx: BtfTracePointContext) -> i32 {
             if global!(CONFIG.key_owner) == owner::BY_NAME
                 && PATH_OF.insert(&cgroup.id(), &path, 0).is_err()
             {
-                lost::count(Hook::CgroupMkdir, Cause::MapFull);
+                lost::count(FULL, cgroup.id());
             }
         }
         if global!(CONFIG.key_owner) == owner::BY_SERVICE {
@@ -45,10 +47,9 @@ fn cgroup_mkdir(ctx: BtfTracePointContext) -> i32 {
             owner |= cgroup.parent().map_or(0, |parent| owner_of(parent.id()));
         }
         if owner != 0 && OWNER_OF.insert(&cgroup.id(), &owner, 0).is_err() {
-            lost::count(Hook::CgroupMkdir, Cause::MapFull);
+            lost::count(FULL, cgroup.id());
         }
     }
-    0
 }
 
 #[inline(always)]
@@ -64,13 +65,11 @@ fn owner_of(cgroup: u64) -> u64 {
 }
 
 /// The folder is gone, and the last socket that belonged to the group.
-#[btf_tracepoint(function = "cgroup_release")]
-fn cgroup_release(ctx: BtfTracePointContext) -> i32 {
-    let ctx: *const c_void = ctx.as_ptr();
+#[inline(always)]
+pub fn cgroup_release(ctx: *const c_void) {
     if let Some(cgroup) = Cgroup::new(arg(ctx, 0) as *const c_void)
         && cgroup.is_v2()
     {
         let _ = OWNER_OF.remove(&cgroup.id());
     }
-    0
 }

@@ -3,7 +3,7 @@
 use core::{ffi::c_void, ptr::NonNull};
 
 use aya_ebpf::helpers::{bpf_probe_read_kernel, generated::bpf_sock_from_file};
-use probe_common::{abi::iter::Holder, layout::ABSENT};
+use probe_common::{abi::iter::SocketPid, layout::ABSENT};
 
 use crate::{
     globals::global,
@@ -15,7 +15,7 @@ use crate::{
 
 /// `struct bpf_iter__task_file`.
 #[repr(C)]
-struct Context {
+pub struct Context {
     /// `struct bpf_iter_meta *`; its first member is the `struct seq_file *`.
     meta: *const *mut c_void,
     task: *mut c_void,
@@ -23,9 +23,9 @@ struct Context {
     file: *mut c_void,
 }
 
-#[unsafe(no_mangle)]
-#[unsafe(link_section = "iter/task_file")]
-fn sock_holders(ctx: *const Context) -> i32 {
+/// Reports a file that is a TCP socket.
+#[inline(always)]
+pub fn iter_task_file(ctx: *const Context) {
     // SAFETY: the verifier knows the context and the types behind it.
     let (seq, task, file) = unsafe {
         let meta = core::ptr::read_volatile(&raw const (*ctx).meta);
@@ -36,31 +36,30 @@ fn sock_holders(ctx: *const Context) -> i32 {
         )
     };
     let (Some(task), Some(file)) = (task, file) else {
-        return 0;
+        return;
     };
     // SAFETY: the helper takes any `struct file *`.
     let socket = unsafe { bpf_sock_from_file(file.as_ptr().cast()) };
     let Some(socket) = NonNull::new(socket.cast::<c_void>()) else {
-        return 0;
+        return;
     };
     let offset = global!(LAYOUT.socket_sk);
-    // SAFETY: a `struct socket *`.
+    // SAFETY: what the helper returns is BTF-typed; see `load`.
     let Some(sk) = Sock::new(unsafe { load::<*mut c_void>(socket, offset) }) else {
-        return 0;
+        return;
     };
     let id = match sk.protocol() {
         IPPROTO_TCP => sk.id(),
         IPPROTO_MPTCP => first(socket, sk),
-        _ => return 0,
+        _ => return,
     };
-    let record = Holder {
+    let record = SocketPid {
         id,
-        // SAFETY: a `struct task_struct *`.
+        // SAFETY: a BTF-typed pointer; see `load`.
         pid: unsafe { load(task, global!(LAYOUT.task_tgid)) },
         _pad: 0,
     };
     super::write(seq, &record);
-    0
 }
 
 /// Number of the first TCP socket of an MPTCP one, 0 without one. The verifier
@@ -72,11 +71,9 @@ fn first(socket: NonNull<c_void>, sk: Sock) -> u64 {
         return 0;
     }
     let at = |base: *const c_void, offset: u32| {
+        let member = base.cast::<u8>().wrapping_add(offset as usize);
         // SAFETY: the helper checks the address.
-        unsafe {
-            let place = base.cast::<u8>().add(offset as usize);
-            bpf_probe_read_kernel(place.cast::<u64>()).unwrap_or(0)
-        }
+        unsafe { bpf_probe_read_kernel(member.cast::<u64>()).unwrap_or(0) }
     };
     let own = at(socket.as_ptr(), global!(LAYOUT.socket_sk));
     match at(sk.as_ptr(), offset) {

@@ -8,15 +8,19 @@
 use core::ffi::c_void;
 
 use probe_common::{
-    abi::conn::STATUS_REPORT,
-    abi::iter::{SockRecord, listener_key},
-    abi::series::Side,
-    hooks::{Cause, Hook},
+    abi::{
+        iter::{ConnectionRecord, Endpoint, ListenerRecord, RecordKind},
+        listener::listener_key,
+        status,
+    },
+    hooks::Loss,
+    loss,
 };
 
 use crate::{
     atomic, conn,
     kernel::{
+        addr::bytes,
         sock::{IPPROTO_TCP, Sock, TcpSock, state},
         watched,
     },
@@ -25,22 +29,21 @@ use crate::{
     series::RowRef,
 };
 
-const HOOK: Hook = Hook::IterTcp;
+const FULL: Loss = loss!(iter_tcp, MapFull);
 
 /// `struct bpf_iter__tcp`.
 #[repr(C)]
-struct Context {
+pub struct Context {
     /// `struct bpf_iter_meta *`; its first member is the `struct seq_file *`.
     meta: *const *mut c_void,
     sk_common: *const c_void,
     uid: u32,
 }
 
-/// Visits all sockets and reports the listeners and, where it is asked to, the
-/// connections.
-#[unsafe(no_mangle)]
-#[unsafe(link_section = "iter/tcp")]
-fn tcp_visit(ctx: *const Context) -> i32 {
+/// Visits a socket, and reports it if it is a listener or, where that is asked for,
+/// a connection.
+#[inline(always)]
+pub fn iter_tcp(ctx: *const Context) {
     // SAFETY: the verifier knows the context and the types behind it.
     let (seq, sk) = unsafe {
         let meta = core::ptr::read_volatile(&raw const (*ctx).meta);
@@ -48,7 +51,7 @@ fn tcp_visit(ctx: *const Context) -> i32 {
         (core::ptr::read_volatile(meta), Sock::new(sk))
     };
     let Some(sk) = sk else {
-        return 0;
+        return;
     };
     let state = sk.state();
     let is_listener = state == state::LISTEN;
@@ -62,41 +65,39 @@ fn tcp_visit(ctx: *const Context) -> i32 {
             | state::CLOSING
     );
     if !is_listener && !is_connection {
-        return 0;
+        return;
     }
     let Some(tp) = sk.tcp() else {
-        return 0;
+        return;
     };
     // A socket that passed the helper is full, so it has a protocol.
     let sk = tp.sock();
     let netns = sk.netns();
     if sk.protocol() != IPPROTO_TCP || !watched(netns) {
-        return 0;
+        return;
     }
     if is_listener {
         listener(seq, tp, netns);
     } else {
         connection(seq, tp, netns, state);
     }
-    0
 }
 
 #[inline(always)]
 fn listener(seq: *mut c_void, tp: TcpSock, netns: u32) {
     let sk = tp.sock();
-    if LISTENERS
-        .insert(&listener_key(netns, sk.local_port()), &1, 0)
-        .is_err()
-    {
-        lost::count(HOOK, Cause::MapFull);
+    let key = listener_key(netns, sk.local_port());
+    if LISTENERS.insert(&key, &1, 0).is_err() {
+        lost::count(FULL, key);
     }
-    let record = SockRecord {
-        srtt_us: tp.accept_queue(),
-        min_rtt_us: tp.backlog(),
-        snd_cwnd: tp.syn_queue(),
-        retransmits: tp.drops(),
-        side: Side::Server as u8,
-        ..addresses(sk, netns, state::LISTEN)
+    let record = ListenerRecord {
+        kind: RecordKind::Listener as u32,
+        drops: tp.drops(),
+        socket: endpoint(sk, netns),
+        accept_queue: tp.accept_queue(),
+        backlog: tp.backlog(),
+        syn_queue: tp.syn_queue(),
+        _pad: 0,
     };
     super::write(seq, &record);
 }
@@ -104,11 +105,11 @@ fn listener(seq: *mut c_void, tp: TcpSock, netns: u32) {
 #[inline(always)]
 fn connection(seq: *mut c_void, tp: TcpSock, netns: u32, state: u8) {
     if let Some(visited) = VISITED.get_ptr_mut(0) {
-        // SAFETY: an element of the map.
+        // SAFETY: the element of `VISITED`, which is written with adds only.
         unsafe { atomic::add(visited, 1) };
     }
-    let Some(conn) = conn::settled(tp) else {
-        conn::adopt(tp, state, HOOK);
+    let Some(conn) = conn::open_entry(tp) else {
+        conn::adopt(tp, state, FULL);
         return;
     };
     if state == state::ESTABLISHED {
@@ -123,39 +124,38 @@ fn connection(seq: *mut c_void, tp: TcpSock, netns: u32, state: u8) {
         }
         conn::flush(conn, tp, state, row);
     }
-    if conn::status(STATUS_REPORT) {
-        let record = SockRecord {
-            sent_bytes: conn.sent_bytes.saturating_sub(conn::syn(conn::side(conn))),
-            received_bytes: conn.received_bytes,
-            since_ns: conn.since_ns,
+    if conn::status_is_set(status::REPORT) {
+        let sk = tp.sock();
+        let syn = conn::syn(conn::side(conn));
+        let record = ConnectionRecord {
+            kind: RecordKind::Connection as u32,
             row: conn.row,
-            pid: conn.pid,
-            side: conn.side as u8,
+            socket: endpoint(sk, netns),
+            remote: bytes(sk.remote()),
+            sent_bytes: conn.flushed.sent_bytes.saturating_sub(syn),
+            received_bytes: conn.flushed.received_bytes,
+            since_ns: conn.since_ns,
+            remote_port: sk.remote_port(),
+            state,
             ca_state: tp.ca_state(),
             srtt_us: tp.srtt() >> 3,
             min_rtt_us: tp.min_rtt_us(),
             snd_cwnd: tp.snd_cwnd(),
             retransmits: tp.total_retrans(),
-            ..addresses(tp.sock(), netns, state)
+            pid: conn.pid,
         };
         super::write(seq, &record);
     }
 }
 
 #[inline(always)]
-fn addresses(sk: Sock, netns: u32, state: u8) -> SockRecord {
-    // SAFETY: 16 bytes are 16 bytes.
-    let [local, remote] =
-        unsafe { core::mem::transmute::<[[u64; 2]; 2], [[u8; 16]; 2]>([sk.local(), sk.remote()]) };
-    SockRecord {
+fn endpoint(sk: Sock, netns: u32) -> Endpoint {
+    Endpoint {
         id: sk.id(),
         cgroup: sk.cgroup(),
-        local,
-        remote,
+        local: bytes(sk.local()),
         netns,
         local_port: sk.local_port(),
-        remote_port: sk.remote_port(),
-        state,
-        ..SockRecord::default()
+        _pad: 0,
     }
 }

@@ -3,9 +3,10 @@
 use core::ffi::c_void;
 
 use probe_common::{
-    abi::flow::Protocol,
-    abi::series::{CORE_REASONS, DropKey, Failed, Side},
-    hooks::{Cause, Hook},
+    abi::series::{CORE_REASONS, DropKey},
+    hooks::Loss,
+    labels::{ConnectFailure, Protocol, Side},
+    loss,
 };
 
 use crate::{
@@ -19,33 +20,13 @@ use crate::{
     },
     lost,
     maps::{self, CORE_DROPS, DROPS},
-    preempt::copies,
     series::{RowRef, owner, row_of, shard},
 };
 
-const HOOK: Hook = Hook::KfreeSkb;
-
-copies!(
-    "kfree_skb",
-    Hook::KfreeSkb,
-    packet,
-    drops,
-    kfree_skb in KFREE_SKB,
-    kfree_skb2 = 2,
-    kfree_skb3 = 3,
-    kfree_skb4 = 4,
-    kfree_skb5 = 5,
-    kfree_skb6 = 6
-);
-
-/// The number of a packet that is dropped.
-#[inline(always)]
-fn packet(ctx: *const c_void) -> Option<u64> {
-    Skb::new(arg(ctx, 0) as *const c_void).map(Skb::id)
-}
+const FULL: Loss = loss!(kfree_skb, MapFull);
 
 #[inline(always)]
-fn drops(ctx: *const c_void) {
+pub fn kfree_skb(ctx: *const c_void) {
     let Some(skb) = Skb::new(arg(ctx, 0) as *const c_void) else {
         return;
     };
@@ -70,8 +51,8 @@ fn drops(ctx: *const c_void) {
 #[inline(always)]
 fn count(reason: u32, protocol: Protocol) {
     let counter = if reason < CORE_REASONS {
-        let place = shard() * CORE_REASONS + reason;
-        CORE_DROPS.get_ptr_mut(place * Protocol::NAMES.len() as u32 + protocol as u32)
+        let element = shard() * CORE_REASONS + reason;
+        CORE_DROPS.get_ptr_mut(element * Protocol::NAMES.len() as u32 + protocol as u32)
     } else {
         let key = DropKey {
             reason,
@@ -80,9 +61,9 @@ fn count(reason: u32, protocol: Protocol) {
         maps::counter(&DROPS, &key)
     };
     match counter {
-        // SAFETY: a map value; entries of these maps are never removed.
+        // SAFETY: a value of `CORE_DROPS` or `DROPS`, whose entries are never removed.
         Some(counter) => unsafe { atomic::add(counter, 1) },
-        None => lost::count(HOOK, Cause::MapFull),
+        None => lost::count(FULL, reason.into()),
     }
 }
 
@@ -101,10 +82,10 @@ fn half_open_reset(skb: Skb, listener: Sock) {
         skb.source().unwrap_or_default(),
         owner(listener),
         netns,
-        HOOK,
+        FULL,
     );
     if let Some(row) = RowRef::get(row) {
-        row.failed(Failed::Reset);
+        row.connect_failures(ConnectFailure::Reset, 1);
     }
 }
 

@@ -1,61 +1,39 @@
-//! `tcp_send_reset`, `tcp_receive_reset`.
+//! `tcp_send_reset`, `tcp_recv_reset`: resets, by the kernel's reason.
 
 use core::ffi::c_void;
 
 use probe_common::{
-    abi::series::{OVERFLOW_ROW, Side},
-    hooks::Hook,
+    abi::series::OVERFLOW_ROW,
+    hooks::Loss,
+    labels::{Direction, Side},
+    loss,
 };
 
 use crate::{
     conn,
     globals::global,
     kernel::{
+        addr::Address,
         arg,
         skb::Skb,
-        sock::{Address, Sock, state},
+        sock::{Sock, state},
         watched,
     },
-    preempt::{self, copies},
-    series::{Direction, owner, reset, row_of, row_of_sock, row_of_tcp},
+    preempt,
+    series::{owner, reset, row_of, row_of_sock, row_of_tcp},
 };
-
-copies!(
-    "tcp_send_reset",
-    Hook::TcpSendReset,
-    answer,
-    sends,
-    tcp_send_reset in SEND_RESET,
-    tcp_send_reset2 = 2,
-    tcp_send_reset3 = 3,
-    tcp_send_reset4 = 4,
-    tcp_send_reset5 = 5,
-    tcp_send_reset6 = 6
-);
-copies!(
-    "tcp_receive_reset",
-    Hook::TcpReceiveReset,
-    preempt::of_socket,
-    receives,
-    tcp_recv_reset in RECEIVE_RESET,
-    tcp_recv_reset2 = 2,
-    tcp_recv_reset3 = 3,
-    tcp_recv_reset4 = 4,
-    tcp_recv_reset5 = 5,
-    tcp_recv_reset6 = 6
-);
 
 /// The number of a reset that is sent, by what it answers; one that answers
 /// nothing has a socket.
 #[inline(always)]
-fn answer(ctx: *const c_void) -> Option<u64> {
+pub fn answered(ctx: *const c_void) -> Option<u64> {
     let answered = Skb::new(arg(ctx, 1) as *const c_void).map(Skb::id);
     answered.or_else(|| preempt::of_socket(ctx))
 }
 
 #[inline(always)]
-fn sends(ctx: *const c_void) {
-    const HOOK: Hook = Hook::TcpSendReset;
+pub fn tcp_send_reset(ctx: *const c_void) {
+    const FULL: Loss = loss!(tcp_send_reset, MapFull);
     let sk = Sock::new(arg(ctx, 0) as *const c_void);
     let skb = Skb::new(arg(ctx, 1) as *const c_void);
     // The verifier takes literal argument numbers only.
@@ -74,28 +52,28 @@ fn sends(ctx: *const c_void) {
     }
     let peer_of_segment = || -> Address { skb.and_then(Skb::source).unwrap_or_default() };
     let row = match sk {
-        None => row_of(Side::None, 0, [0; 2], peer_of_segment(), 0, netns, HOOK),
+        None => row_of(Side::None, 0, [0; 2], peer_of_segment(), 0, netns, FULL),
         Some(sk) if sk.state() == state::LISTEN => {
             let port = sk.local_port();
             let address = skb.and_then(Skb::destination).unwrap_or_default();
             let peer = peer_of_segment();
-            row_of(Side::Server, port, address, peer, owner(sk), netns, HOOK)
+            row_of(Side::Server, port, address, peer, owner(sk), netns, FULL)
         }
-        Some(sk) => row_of_connection(sk, netns, HOOK),
+        Some(sk) => row_of_connection(sk, netns, FULL),
     };
-    reset(row, Direction::Sent, reason, HOOK);
+    reset(row, Direction::Sent, reason, FULL);
 }
 
 #[inline(always)]
-fn receives(ctx: *const c_void) {
-    const HOOK: Hook = Hook::TcpReceiveReset;
+pub fn tcp_recv_reset(ctx: *const c_void) {
+    const FULL: Loss = loss!(tcp_recv_reset, MapFull);
     if let Some(sk) = Sock::new(arg(ctx, 0) as *const c_void)
         && watched(sk.netns())
         && !is_own(sk)
     {
-        let row = row_of_connection(sk, sk.netns(), HOOK);
+        let row = row_of_connection(sk, sk.netns(), FULL);
         // The kernel does not tell why the peer sent it.
-        reset(row, Direction::Received, None, HOOK);
+        reset(row, Direction::Received, None, FULL);
     }
 }
 
@@ -112,7 +90,7 @@ fn is_own(sk: Sock) -> bool {
 /// The row of a connection that may be open, closed just now, or in a state
 /// without a full socket.
 #[inline(always)]
-fn row_of_connection(sk: Sock, netns: u32, hook: Hook) -> u32 {
+fn row_of_connection(sk: Sock, netns: u32, full: Loss) -> u32 {
     let side = match conn::get(sk) {
         // The overflow row is also that of one that was never open.
         Some(conn) if !conn::is_connecting(conn) && conn.row != OVERFLOW_ROW => return conn.row,
@@ -120,9 +98,9 @@ fn row_of_connection(sk: Sock, netns: u32, hook: Hook) -> u32 {
         None if sk.state() == state::SYN_SENT => Side::Client,
         // One that closes while the peer still sends is gone already.
         None => match sk.tcp() {
-            Some(tp) => return row_of_tcp(tp, conn::side_of(tp), hook),
+            Some(tp) => return row_of_tcp(tp, conn::side_of(tp), full),
             None => Side::Unknown,
         },
     };
-    row_of_sock(sk, side, netns, hook)
+    row_of_sock(sk, side, netns, full)
 }

@@ -1,65 +1,57 @@
-//! XDP: packets and bytes of a device by protocol and by flow. Every packet is
-//! passed on as it is.
+//! `xdp_packets`: packets and bytes of a device by protocol and by flow. Every
+//! packet is passed on as it is.
 
 use core::arch::asm;
 
-use aya_ebpf::{
-    bindings::xdp_action::XDP_PASS, helpers::generated::bpf_get_smp_processor_id, macros::xdp,
-    programs::XdpContext,
-};
+use aya_ebpf::{helpers::generated::bpf_get_smp_processor_id, programs::XdpContext};
 use probe_common::{
-    abi::flow::{Protocol, Traffic},
-    hooks::{Cause, Hook},
+    abi::flow::Traffic,
+    labels::Protocol,
+    loss,
+    packet::{ETH_P_IP, ETH_P_IPV6, PROTOCOL_TCP, PROTOCOL_UDP, classify},
 };
 
 use crate::{
     atomic,
-    kernel::sock::{Address, mapped},
+    kernel::addr::{Address, mapped},
     lost,
     maps::{DEVICE, OVERFLOW},
-    packet::flow_table::{self, Key},
+    packet::{
+        flow_table::{self, Key},
+        parser::{Headers, last_header, untagged},
+    },
 };
 
-const ETH_P_IP: u16 = 0x0800;
-const ETH_P_ARP: u16 = 0x0806;
-const ETH_P_IPV6: u16 = 0x86dd;
-const ETH_P_8021Q: u16 = 0x8100;
-const ETH_P_8021AD: u16 = 0x88a8;
-
-const TCP: u8 = 6;
-const UDP: u8 = 17;
 const ETHERNET: usize = 14;
-const VLAN_TAG: usize = 4;
 /// Bits of `frag_off` that are zero in an unfragmented or first fragment.
 const FRAGMENT_OFFSET: u16 = 0x1fff;
 
-#[xdp(frags)]
-fn xdp_packets(ctx: XdpContext) -> u32 {
-    let (key, protocol) = parse(&ctx);
-    let bytes = length(&ctx);
+#[inline(always)]
+pub fn xdp_packets(ctx: &XdpContext) {
+    let (key, protocol) = parse(ctx);
+    let bytes = length(ctx);
     // SAFETY: the helper takes no arguments.
     let cpu = unsafe { bpf_get_smp_processor_id() };
     let index = cpu * Protocol::NAMES.len() as u32 + protocol as u32;
     match DEVICE.get_ptr_mut(index) {
-        // Nothing else writes to the shard: softirqs of a CPU come one at a time.
-        // SAFETY: a map value.
+        // Softirqs of a CPU come one at a time.
+        // SAFETY: an element of `DEVICE` that this CPU alone writes.
         Some(traffic) => unsafe {
             (*traffic).packets += 1;
             (*traffic).bytes += bytes;
         },
-        None => lost::count(Hook::Xdp, Cause::Limit),
+        None => lost::count(loss!(xdp_packets, Limit), index.into()),
     }
     if let Some(traffic) = flow_table::traffic(key).or_else(|| OVERFLOW.get_ptr_mut(0)) {
         add(traffic, bytes);
     }
-    XDP_PASS
 }
 
 /// To a flow, which other CPUs add to as well.
 #[inline(always)]
 fn add(traffic: *mut Traffic, bytes: u64) {
-    // SAFETY: a map value. The collector empties one that has been given up by an
-    // exchange, so what is added too late counts for the next flow.
+    // SAFETY: an element of `FLOWS` or `OVERFLOW`. The collector empties that of an
+    // evicted flow by an exchange, so what is added too late counts for the next one.
     unsafe {
         atomic::add(&raw mut (*traffic).packets, 1);
         atomic::add(&raw mut (*traffic).bytes, bytes);
@@ -69,7 +61,7 @@ fn add(traffic: *mut Traffic, bytes: u64) {
 /// Length of the frame, fragments of a jumbo frame included.
 #[inline(always)]
 fn length(ctx: &XdpContext) -> u64 {
-    // SAFETY: the context is the program's own.
+    // SAFETY: the context is that of the program that runs.
     unsafe { aya_ebpf::helpers::generated::bpf_xdp_get_buff_len(ctx.ctx) }
 }
 
@@ -85,7 +77,8 @@ fn header(ctx: &XdpContext, offset: usize, length: usize) -> Option<*const u8> {
 macro_rules! word {
     ($width:literal, $header:expr, $offset:expr) => {{
         let word: u64;
-        // SAFETY: the verifier knows how long the header is.
+        // SAFETY: the header is from `header`, which has compared its length with the
+        // end of the frame; the verifier checks that.
         unsafe {
             asm!(
                 concat!("{0} = *(", $width, " *)({1} + {2})"),
@@ -95,6 +88,14 @@ macro_rules! word {
         }
         word
     }};
+}
+
+impl Headers for XdpContext {
+    #[inline(always)]
+    fn word(&self, at: usize) -> Option<u32> {
+        let header = header(self, at, 4)?;
+        Some(word!("u32", header, 0) as u32)
+    }
 }
 
 /// A flow as the words of its [`FlowKey`](probe_common::abi::flow::FlowKey).
@@ -123,88 +124,56 @@ impl Flow {
 
 #[inline(always)]
 fn parse(ctx: &XdpContext) -> (Key, Protocol) {
-    let mut next = ETHERNET;
-    let mut ethertype = match header(ctx, 0, ETHERNET) {
+    let ethertype = match header(ctx, 0, ETHERNET) {
         Some(header) => u16::from_be(word!("u16", header, 12) as u16),
         None => 0,
     };
-    // One tag, or a service tag and a customer tag.
-    let mut tags = 0;
-    while tags < 2 && matches!(ethertype, ETH_P_8021Q | ETH_P_8021AD) {
-        ethertype = match header(ctx, next, VLAN_TAG) {
-            Some(tag) => u16::from_be(word!("u16", tag, 2) as u16),
-            None => 0,
-        };
-        next += VLAN_TAG;
-        tags += 1;
-    }
+    let (ethertype, at) = untagged(ctx, ethertype, ETHERNET);
     let mut flow = Flow::default();
-    let protocol = match ethertype {
-        ETH_P_IP => ipv4(ctx, next, &mut flow),
-        ETH_P_IPV6 => ipv6(ctx, next, &mut flow),
-        ETH_P_ARP => Protocol::Arp,
-        _ => Protocol::Other,
-    };
+    match ethertype {
+        ETH_P_IP => ipv4(ctx, at, &mut flow),
+        ETH_P_IPV6 => ipv6(ctx, at, &mut flow),
+        _ => {}
+    }
+    let protocol = classify(ethertype, flow.protocol);
     (flow.key(ethertype), protocol)
 }
 
 #[inline(always)]
-fn ipv4(ctx: &XdpContext, at: usize, flow: &mut Flow) -> Protocol {
+fn ipv4(ctx: &XdpContext, at: usize, flow: &mut Flow) {
     let Some(header) = header(ctx, at, 20) else {
-        return Protocol::Ipv4;
+        return;
     };
     flow.source = mapped(word!("u32", header, 12) as u32);
     flow.destination = mapped(word!("u32", header, 16) as u32);
     flow.protocol = word!("u8", header, 9) as u8;
-    let first = u16::from_be(word!("u16", header, 6) as u16) & FRAGMENT_OFFSET == 0;
+    let is_first = u16::from_be(word!("u16", header, 6) as u16) & FRAGMENT_OFFSET == 0;
     let length = (word!("u8", header, 0) as usize & 0xf) * 4;
-    match flow.protocol {
-        TCP | UDP => transport(ctx, at + length, first, flow),
-        1 => Protocol::Icmp,
-        _ => Protocol::Ipv4,
+    if is_first {
+        ports(ctx, at + length, flow);
     }
 }
 
 #[inline(always)]
-fn ipv6(ctx: &XdpContext, at: usize, flow: &mut Flow) -> Protocol {
-    const FRAGMENT: u8 = 44;
-
+fn ipv6(ctx: &XdpContext, at: usize, flow: &mut Flow) {
     let Some(fixed) = header(ctx, at, 40) else {
-        return Protocol::Ipv6;
+        return;
     };
     flow.source = [word!("u64", fixed, 8), word!("u64", fixed, 16)];
     flow.destination = [word!("u64", fixed, 24), word!("u64", fixed, 32)];
-    let (mut next, mut at, mut first) = (word!("u8", fixed, 6) as u8, at + 40, true);
-    // Hop-by-hop, routing and destination options, and a fragment header.
-    let mut extensions = 0;
-    while extensions < 4 && matches!(next, 0 | 43 | 60 | FRAGMENT) {
-        let Some(extension) = header(ctx, at, 4) else {
-            break;
-        };
-        if next == FRAGMENT {
-            first = u16::from_be(word!("u16", extension, 2) as u16) & !7 == 0;
-            at += 8;
-        } else {
-            at += (word!("u8", extension, 1) as usize + 1) * 8;
-        }
-        next = word!("u8", extension, 0) as u8;
-        extensions += 1;
-    }
-    flow.protocol = next;
-    match next {
-        TCP | UDP => transport(ctx, at, first, flow),
-        58 => Protocol::Icmp6,
-        _ => Protocol::Ipv6,
+    let last = last_header(ctx, word!("u8", fixed, 6) as u8, at + 40);
+    flow.protocol = last.protocol;
+    if last.is_there {
+        ports(ctx, last.at, flow);
     }
 }
 
+/// The ports of a flow of TCP or UDP, whose header begins at an offset.
 #[inline(always)]
-fn transport(ctx: &XdpContext, at: usize, first: bool, flow: &mut Flow) -> Protocol {
-    if first && let Some(header) = header(ctx, at, 4) {
+fn ports(ctx: &XdpContext, at: usize, flow: &mut Flow) {
+    if matches!(flow.protocol, PROTOCOL_TCP | PROTOCOL_UDP)
+        && let Some(header) = header(ctx, at, 4)
+    {
         flow.ports = word!("u32", header, 0) as u32;
-    }
-    match flow.protocol {
-        TCP => Protocol::Tcp,
-        _ => Protocol::Udp,
     }
 }

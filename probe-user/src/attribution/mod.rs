@@ -11,7 +11,7 @@ use std::collections::HashMap;
 
 use aya::maps::lpm_trie::Key;
 use ipnet::IpNet;
-use probe_common::abi::series::{SeriesKey, Side};
+use probe_common::{abi::series::SeriesKey, labels::Side};
 
 use self::owners::Owners;
 pub use self::{

@@ -9,9 +9,9 @@ use std::collections::HashMap;
 
 use anyhow::{Context as _, ensure};
 use aya::maps::{HashMap as BpfHash, MapData};
-use probe_common::{
-    abi::iter::SockRecord,
-    abi::owner::{BY_NAME, BY_SERVICE, CGROUP, NAME_LEN, NONE, Name, PATTERNS},
+use probe_common::abi::{
+    iter::Endpoint,
+    owner::{BY_NAME, BY_SERVICE, CGROUP, NAME_LEN, NONE, Name, PATTERNS},
 };
 
 use super::{
@@ -85,7 +85,7 @@ impl Owners {
         }
         ensure!(
             patterns.len() <= PATTERNS,
-            "the services have {} control groups and units, {PATTERNS} can be told apart",
+            "the services have {} control groups and units, {PATTERNS} is the most",
             patterns.len()
         );
         let mode = match (config.metrics.owner_label, patterns.is_empty()) {
@@ -259,11 +259,11 @@ impl Owners {
     }
 
     /// The bits of a socket's control group.
-    pub fn bits_of(&mut self, record: &SockRecord) -> u64 {
+    pub fn bits_of(&mut self, socket: &Endpoint) -> u64 {
         if self.patterns.is_empty() {
             return 0;
         }
-        let path = self.path(record.cgroup).map(ToOwned::to_owned);
+        let path = self.path(socket.cgroup).map(ToOwned::to_owned);
         path.map_or(0, |path| self.bits(&path))
     }
 
@@ -271,7 +271,7 @@ impl Owners {
     /// likeliest first.
     pub fn of_socket(
         &mut self,
-        record: &SockRecord,
+        socket: &Endpoint,
         pids: impl IntoIterator<Item = u32>,
         processes: &mut Processes,
     ) -> Owner {
@@ -281,8 +281,8 @@ impl Owners {
                 .or_insert_with(|| socket_pids::name(pid));
             Some((pid, name.clone()?))
         });
-        let is_told = record.cgroup != 0 && self.hierarchy.is_some();
-        let cgroup = self.path(record.cgroup).map(ToOwned::to_owned);
+        let is_told = socket.cgroup != 0 && self.hierarchy.is_some();
+        let cgroup = self.path(socket.cgroup).map(ToOwned::to_owned);
         let (pid, process) = process.unzip();
         let name = match &cgroup {
             Some(path) => cgroup_names::owner(path).or_else(|| process.clone()),

@@ -2,7 +2,7 @@
 
 use anyhow::ensure;
 use ipnet::IpNet;
-use probe_common::abi::series::Side;
+use probe_common::labels::Side;
 
 use super::{OTHER, Owners, Prefix, prefix};
 use crate::{
@@ -66,7 +66,7 @@ impl Services {
         }
         ensure!(
             groups.len() <= usize::from(u8::MAX),
-            "the services have {} address ranges, 255 can be told apart",
+            "the services have {} address ranges, 255 is the most",
             groups.len()
         );
         Ok(Self { matchers, groups })

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use probe_common::abi::iter::{Holder, LISTEN, SockRecord};
+use probe_common::abi::iter::{ConnectionRecord, Endpoint, SocketPid};
 
 use crate::{
     kernel::clocks,
@@ -32,13 +32,13 @@ pub struct SocketPids {
     broken: bool,
 }
 
-fn identity(record: &SockRecord) -> ListenerIdentity {
-    (record.id, record.netns, record.local, record.local_port)
+fn identity(socket: &Endpoint) -> ListenerIdentity {
+    (socket.id, socket.netns, socket.local, socket.local_port)
 }
 
 impl SocketPids {
     /// Walks, unless the last time was just now.
-    pub fn walk(&mut self, loaded: &mut Loaded, listeners: &[SockRecord]) {
+    pub fn walk(&mut self, loaded: &mut Loaded, listeners: &[Endpoint]) {
         let rested = |ended: Instant| ended.elapsed() >= self.cost * SHARE;
         if self.broken || !self.ended.is_none_or(rested) {
             return;
@@ -48,7 +48,8 @@ impl SocketPids {
         match loader::iterate(&mut loaded.ebpf, loader::ITER_TASK_FILE) {
             Ok(bytes) => {
                 self.pids.clear();
-                for entry in maps::records::<Holder>(&bytes) {
+                let records = bytes.chunks_exact(size_of::<SocketPid>());
+                for entry in records.filter_map(maps::record::<SocketPid>) {
                     // Of several the first: a parent, mostly.
                     self.pids.entry(entry.id).or_insert(entry.pid);
                 }
@@ -64,24 +65,28 @@ impl SocketPids {
     }
 
     /// Walks where a listener is new, or its process is gone.
-    pub fn refresh(&mut self, loaded: &mut Loaded, listeners: &[SockRecord]) {
-        let is_known = |record: &SockRecord| {
-            self.listeners.contains(&identity(record)) && self.of(record).is_none_or(is_alive)
+    pub fn refresh(&mut self, loaded: &mut Loaded, listeners: &[Endpoint]) {
+        let is_known = |listener: &Endpoint| {
+            self.listeners.contains(&identity(listener))
+                && self.of_listener(listener).is_none_or(is_alive)
         };
         if !listeners.iter().all(is_known) {
             self.walk(loaded, listeners);
         }
     }
 
-    /// The process that holds a socket.
-    pub fn of(&self, record: &SockRecord) -> Option<u32> {
-        // A socket that came later has the number of one that is gone.
-        let was_there = match record.state {
-            LISTEN => self.listeners.contains(&identity(record)),
-            _ => record.since_ns <= self.began_ns,
-        };
-        let pid = self.pids.get(&record.id).filter(|_| was_there);
-        pid.copied()
+    /// The process that holds a listener. A socket that came after the walk may have
+    /// the number of one that is gone.
+    pub fn of_listener(&self, listener: &Endpoint) -> Option<u32> {
+        let was_there = self.listeners.contains(&identity(listener));
+        self.pids.get(&listener.id).copied().filter(|_| was_there)
+    }
+
+    /// The process that holds a connection, likewise.
+    pub fn of_connection(&self, connection: &ConnectionRecord) -> Option<u32> {
+        let was_there = connection.since_ns <= self.began_ns;
+        let pid = self.pids.get(&connection.socket.id).copied();
+        pid.filter(|_| was_there)
     }
 }
 

@@ -1,8 +1,8 @@
 //! The connections that are open now.
 
-use probe_common::{
-    abi::conn::STATUS_REPORT,
-    abi::iter::{LISTEN, SockRecord},
+use probe_common::abi::{
+    iter::{ConnectionRecord, Endpoint, state},
+    status,
 };
 
 use super::Collector;
@@ -19,16 +19,15 @@ impl Collector {
     ///
     /// The kernel refuses to list sockets.
     pub fn connections(&mut self, limit: usize) -> anyhow::Result<Vec<Connection>> {
-        let listeners: Vec<SockRecord> = self.listeners.sockets().copied().collect();
+        let listeners: Vec<Endpoint> = self.listeners.sockets().map(|one| one.socket).collect();
         self.attribution
             .owners
             .socket_pids
             .walk(&mut self.host, &listeners);
-        self.set_status(STATUS_REPORT, 1)?;
+        self.set_status(status::REPORT, 1)?;
         let iterated = self.iterate_sockets();
-        self.set_status(STATUS_REPORT, 0)?;
+        self.set_status(status::REPORT, 0)?;
         let mut records = iterated?;
-        records.retain(|record| record.state != LISTEN);
         records.sort_by_key(|record| std::cmp::Reverse(record.sent_bytes + record.received_bytes));
         records.truncate(limit);
         self.read_rows()?;
@@ -39,15 +38,15 @@ impl Collector {
             let socket_pids = &self.attribution.owners.socket_pids;
             // The last is of use while it waits for `accept()`.
             let pids = [
-                socket_pids.of(record),
+                socket_pids.of_connection(record),
                 Some(record.pid),
-                listener.and_then(|listener| socket_pids.of(listener)),
+                listener.and_then(|listener| socket_pids.of_listener(listener)),
             ];
             let pids = pids.into_iter().flatten();
             let owner = self
                 .attribution
                 .owners
-                .of_socket(record, pids, &mut processes);
+                .of_socket(&record.socket, pids, &mut processes);
             let labels = self.rows.labels(record.row, &self.attribution);
             let labels = labels.unwrap_or_else(|| self.attribution.folded());
             connection(record, labels, owner, now_ns)
@@ -57,7 +56,12 @@ impl Collector {
 }
 
 /// A connection for people.
-fn connection(record: &SockRecord, labels: TcpLabels, owner: Owner, now_ns: u64) -> Connection {
+fn connection(
+    record: &ConnectionRecord,
+    labels: TcpLabels,
+    owner: Owner,
+    now_ns: u64,
+) -> Connection {
     let seconds = |us: u32| f64::from(us) / 1e6;
     Connection {
         // The connection has these itself.
@@ -70,10 +74,10 @@ fn connection(record: &SockRecord, labels: TcpLabels, owner: Owner, now_ns: u64)
         pid: owner.pid,
         process: owner.process,
         cgroup: owner.cgroup,
-        local: endpoint(record.local, record.local_port),
+        local: endpoint(record.socket.local, record.socket.local_port),
         remote: endpoint(record.remote, record.remote_port),
-        state: state(record.state).to_owned(),
-        netns: record.netns,
+        state: state_name(record.state).to_owned(),
+        netns: record.socket.netns,
         age_seconds: (record.since_ns != 0)
             .then(|| now_ns.saturating_sub(record.since_ns) as f64 / 1e9),
         srtt_seconds: seconds(record.srtt_us),
@@ -92,16 +96,15 @@ fn congestion(number: u8) -> &'static str {
     NAMES.get(usize::from(number)).unwrap_or(&"other")
 }
 
-/// Name of a TCP state (`include/net/tcp_states.h`).
-fn state(number: u8) -> &'static str {
+/// Name of a state in which a socket has a record.
+fn state_name(number: u8) -> &'static str {
     match number {
-        1 => "ESTABLISHED",
-        4 => "FIN_WAIT1",
-        5 => "FIN_WAIT2",
-        8 => "CLOSE_WAIT",
-        9 => "LAST_ACK",
-        10 => "LISTEN",
-        11 => "CLOSING",
+        state::ESTABLISHED => "ESTABLISHED",
+        state::FIN_WAIT1 => "FIN_WAIT1",
+        state::FIN_WAIT2 => "FIN_WAIT2",
+        state::CLOSE_WAIT => "CLOSE_WAIT",
+        state::LAST_ACK => "LAST_ACK",
+        state::CLOSING => "CLOSING",
         _ => "UNKNOWN",
     }
 }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use aya::maps::{Array, HashMap as BpfHash, MapData};
 use probe_common::{
-    abi::flow::Protocol,
     abi::series::{CORE_REASONS, DropKey},
+    labels::Protocol,
 };
 
 use super::Collector;

@@ -8,12 +8,18 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use probe_common::abi::iter::{LISTEN, ListenerKey, SockRecord};
+use probe_common::abi::{
+    iter::{ConnectionRecord, Endpoint, ListenerRecord},
+    listener::ListenerKey,
+};
 
 use crate::{
     attribution::{Attribution, OTHER, owners::Owner},
-    kernel::address::{address, endpoint},
-    model::{ListenSocket, Listener, TcpSeries},
+    kernel::{
+        address::{address, endpoint},
+        netstat::NetstatCounts,
+    },
+    model::{ListenQueues, ListenSocket, Listener, TcpSeries},
 };
 
 /// The services that listen.
@@ -35,9 +41,9 @@ struct NamespaceListeners {
     /// The most that was ever counted at an address and port, with the service;
     /// sockets that share them are added up, those that have closed included.
     sockets: HashMap<([u8; 16], u16), (u64, String)>,
-    queues: BTreeMap<String, Listener>,
+    queues: BTreeMap<String, ListenQueues>,
     /// The sockets, each with its service.
-    listening: Vec<(String, SockRecord)>,
+    listening: Vec<(String, ListenerRecord)>,
 }
 
 /// Sockets of a service in a snapshot.
@@ -49,7 +55,7 @@ impl Listeners {
     pub fn update(
         &mut self,
         netns: u32,
-        records: &[SockRecord],
+        records: &[ListenerRecord],
         ended: &ClosedListeners,
         counted: Option<NetstatCounts>,
         attribution: &mut Attribution,
@@ -64,22 +70,18 @@ impl Listeners {
         }
         known.queues.clear();
         known.listening.clear();
-        for record in records.iter().filter(|record| record.state == LISTEN) {
-            let key = (record.local, record.local_port);
-            let owners = attribution.owners.bits_of(record);
-            let svc =
-                attribution
-                    .services
-                    .of_listener(netns, record.local, record.local_port, owners);
-            let (drops, service) = sockets.entry(key).or_default();
-            *drops += u64::from(record.retransmits);
+        for record in records {
+            let Endpoint {
+                local, local_port, ..
+            } = record.socket;
+            let owners = attribution.owners.bits_of(&record.socket);
+            let services = &attribution.services;
+            let svc = services.of_listener(netns, local, local_port, owners);
+            let (drops, service) = sockets.entry((local, local_port)).or_default();
+            *drops += u64::from(record.drops);
             *service = Some(svc.clone());
             known.listening.push((svc.clone(), *record));
-            let queue = known.queues.entry(svc.clone()).or_default();
-            queue.accept_queue_length += u64::from(record.srtt_us);
-            queue.accept_queue_limit += u64::from(record.min_rtt_us);
-            queue.syn_queue_length += u64::from(record.snd_cwnd);
-            queue.syn_queue_limit += u64::from(record.min_rtt_us);
+            known.queues.entry(svc).or_default().add(&queues(record));
         }
         let Some(counted) = counted else {
             return;
@@ -141,19 +143,20 @@ impl Listeners {
     }
 
     /// The sockets as they were seen last.
-    pub fn sockets(&self) -> impl Iterator<Item = &SockRecord> {
+    pub fn sockets(&self) -> impl Iterator<Item = &ListenerRecord> {
         let all = self.namespaces.values().flat_map(|one| &one.listening);
         all.map(|(_, record)| record)
     }
 
     /// The listener that a connection came from, as far as its address tells.
-    pub fn of(&self, connection: &SockRecord) -> Option<&SockRecord> {
+    pub fn of(&self, connection: &ConnectionRecord) -> Option<&Endpoint> {
+        let connection = &connection.socket;
         let all = &self.namespaces.get(&connection.netns)?.listening;
         let of_port = all
             .iter()
-            .map(|(_, listener)| listener)
+            .map(|(_, listener)| &listener.socket)
             .filter(|listener| listener.local_port == connection.local_port);
-        let fit = |listener: &&SockRecord| match listener.local {
+        let fit = |listener: &&Endpoint| match listener.local {
             exact if exact == connection.local => Some(0),
             any => address(any).is_unspecified().then_some(1),
         };
@@ -166,7 +169,7 @@ impl Listeners {
     pub fn rows(
         &self,
         tcp: &[TcpSeries],
-        mut socket: impl FnMut(&SockRecord) -> ListenSocket,
+        mut socket: impl FnMut(&Endpoint) -> ListenSocket,
     ) -> Vec<Listener> {
         let mut rows: BTreeMap<&str, Listener> = BTreeMap::new();
         for (svc, &drops) in &self.drops {
@@ -179,20 +182,14 @@ impl Listeners {
             .flat_map(|namespace| &namespace.queues)
         {
             let row = rows.entry(svc).or_default();
-            row.accept_queue_length += queue.accept_queue_length;
-            row.accept_queue_limit += queue.accept_queue_limit;
-            row.syn_queue_length += queue.syn_queue_length;
-            row.syn_queue_limit += queue.syn_queue_limit;
+            row.queues.add(queue);
         }
         let mut sockets: BTreeMap<&str, BTreeMap<ListenSocket, ListenSocket>> = BTreeMap::new();
         for (svc, record) in self.namespaces.values().flat_map(|one| &one.listening) {
-            let socket = socket(record);
+            let socket = socket(&record.socket);
             let alike = sockets.entry(svc).or_default().entry(socket.clone());
             let sum = alike.or_insert(socket);
-            sum.accept_queue_length += u64::from(record.srtt_us);
-            sum.accept_queue_limit += u64::from(record.min_rtt_us);
-            sum.syn_queue_length += u64::from(record.snd_cwnd);
-            sum.syn_queue_limit += u64::from(record.min_rtt_us);
+            sum.queues.add(&queues(record));
         }
         for (svc, sockets) in sockets {
             let row = rows.entry(svc).or_default();
@@ -208,6 +205,16 @@ impl Listeners {
                 ..row
             })
             .collect()
+    }
+}
+
+/// The queues of a listener. The backlog bounds both.
+fn queues(record: &ListenerRecord) -> ListenQueues {
+    ListenQueues {
+        syn_queue_length: record.syn_queue.into(),
+        syn_queue_limit: record.backlog.into(),
+        accept_queue_length: record.accept_queue.into(),
+        accept_queue_limit: record.backlog.into(),
     }
 }
 
@@ -230,54 +237,11 @@ fn attribute(total: u64, raised: &[(String, u64)], drops: &mut BTreeMap<String, 
     }
 }
 
-/// What the kernel counts for a network namespace.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct NetstatCounts {
-    /// `ListenDrops`.
-    pub listen_drops: u64,
-    /// `ListenOverflows`: those of them whose accept queue was full.
-    pub listen_overflows: u64,
-    /// `SyncookiesRecv`.
-    pub cookies: u64,
-}
-
-impl NetstatCounts {
-    /// Those of the network namespace of the calling thread.
-    pub fn here() -> Option<Self> {
-        Self::parse(&std::fs::read_to_string("/proc/thread-self/net/netstat").ok()?)
-    }
-
-    /// What was counted since `before`. Less than before: another namespace has
-    /// that number now.
-    pub fn since(self, before: Self) -> Self {
-        let since = |now: u64, before: u64| now.checked_sub(before).unwrap_or(now);
-        Self {
-            listen_drops: since(self.listen_drops, before.listen_drops),
-            listen_overflows: since(self.listen_overflows, before.listen_overflows),
-            cookies: since(self.cookies, before.cookies),
-        }
-    }
-
-    fn parse(text: &str) -> Option<Self> {
-        let mut lines = text.lines().filter(|line| line.starts_with("TcpExt:"));
-        let (names, values) = (lines.next()?, lines.next()?);
-        let value = |wanted: &str| {
-            let column = names.split_whitespace().position(|name| name == wanted)?;
-            values.split_whitespace().nth(column)?.parse().ok()
-        };
-        Some(Self {
-            listen_drops: value("ListenDrops")?,
-            listen_overflows: value("ListenOverflows")?,
-            cookies: value("SyncookiesRecv")?,
-        })
-    }
-}
-
 /// A listening socket for people.
-pub fn listen_socket(record: &SockRecord, owner: Owner) -> ListenSocket {
+pub fn listen_socket(socket: &Endpoint, owner: Owner) -> ListenSocket {
     ListenSocket {
-        local: endpoint(record.local, record.local_port),
-        netns: record.netns,
+        local: endpoint(socket.local, socket.local_port),
+        netns: socket.netns,
         owner: owner.name,
         pid: owner.pid,
         process: owner.process,
@@ -310,18 +274,5 @@ mod tests {
         attribute(6, &[("web".to_owned(), 4)], &mut drops);
         assert_eq!(drops["web"], 4);
         assert_eq!(drops[OTHER], 2);
-    }
-
-    #[test]
-    fn reads_the_column_by_its_name() {
-        let text = "TcpExt: SyncookiesRecv ListenOverflows ListenDrops\nTcpExt: 1 2 3\nIpExt: A\nIpExt: 9\n";
-        let counted = NetstatCounts {
-            listen_drops: 3,
-            listen_overflows: 2,
-            cookies: 1,
-        };
-        assert_eq!(NetstatCounts::parse(text), Some(counted));
-        assert_eq!(NetstatCounts::parse("TcpExt: A\nTcpExt: 1\n"), None);
-        assert_eq!(NetstatCounts::parse(""), None);
     }
 }

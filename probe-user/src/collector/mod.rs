@@ -1,4 +1,4 @@
-//! The only code that touches maps: reads them once, at one moment, and makes a
+//! The only code that reads counters from maps: once, at one moment, into a
 //! [`Snapshot`] of what they hold.
 
 mod connections;
@@ -20,10 +20,14 @@ use std::{
 use anyhow::Context as _;
 use aya::maps::{Array, HashMap as BpfHash, MapData, lpm_trie::LpmTrie};
 use probe_common::{
-    abi::config::{MAX_NETNS, ProbeConfig, SENDS_AFTER, SENDS_BEFORE, SENDS_UNSEEN},
-    abi::conn::STATUS_COMPLETE,
-    abi::iter::SockRecord,
-    abi::series::{NAMED_PORTS, OVERFLOW_ROW, ResetKey},
+    abi::{
+        config::{MAX_NETNS, ProbeConfig, SENDS_AFTER, SENDS_BEFORE, SENDS_UNSEEN},
+        iter::Endpoint,
+        series::{NAMED_PORTS, OVERFLOW_ROW, ResetKey},
+        status,
+    },
+    hooks::{PROGRAMS, Use},
+    labels::Direction,
 };
 
 use self::{listeners::Listeners, tcp::Rows, xdp::XdpDevice};
@@ -38,7 +42,7 @@ use crate::{
         netns::{self, NetNs},
         reasons::Reasons,
     },
-    loader::{self, Globals, Loaded, SOCK_SEND, TCP_SEND, maps},
+    loader::{self, Globals, Loaded, maps},
     model::{self, SCHEMA, Snapshot},
 };
 
@@ -93,7 +97,11 @@ impl Collector {
         let kernel = clocks::kernel_release();
         let preempts = clocks::preempts_programs(&kernel);
         let kfuncs = Kfuncs::resolve(&own_btf);
-        let sends = match [TCP_SEND, SOCK_SEND].map(|name| own_btf.has_tracepoint(name)) {
+        let has_hook = |used| {
+            let mut programs = PROGRAMS.iter().filter(|info| info.used == used);
+            programs.any(|info| own_btf.has_tracepoint(info.hook))
+        };
+        let sends = match [Use::SendsBegun, Use::SendsReturned].map(has_hook) {
             [true, _] => SENDS_BEFORE,
             [false, true] => SENDS_AFTER,
             [false, false] => SENDS_UNSEEN,
@@ -111,7 +119,7 @@ impl Collector {
             layout,
             config: ProbeConfig {
                 rows: config.rows,
-                places: config.connections.max(1),
+                conn_slots: config.connections.max(1),
                 sends,
                 preempts: preempts.into(),
                 payload: kfuncs.reads_payload().into(),
@@ -159,7 +167,7 @@ impl Collector {
         }
         if !config.noop_programs {
             collector.iterate_sockets()?;
-            collector.set_status(STATUS_COMPLETE, 1)?;
+            collector.set_status(status::COMPLETE, 1)?;
             collector.listeners.start();
         }
         Ok(collector)
@@ -217,14 +225,14 @@ impl Collector {
 
     /// The listeners by service, with their owners.
     fn listening(&mut self, tcp: &[model::TcpSeries]) -> Vec<model::Listener> {
-        let sockets: Vec<SockRecord> = self.listeners.sockets().copied().collect();
+        let sockets: Vec<Endpoint> = self.listeners.sockets().map(|one| one.socket).collect();
         let owners = &mut self.attribution.owners;
         owners.socket_pids.refresh(&mut self.host, &sockets);
         let mut processes = Processes::new();
-        self.listeners.rows(tcp, |record| {
-            let pid = owners.socket_pids.of(record);
-            let owner = owners.of_socket(record, pid, &mut processes);
-            listeners::listen_socket(record, owner)
+        self.listeners.rows(tcp, |socket| {
+            let pid = owners.socket_pids.of_listener(socket);
+            let owner = owners.of_socket(socket, pid, &mut processes);
+            listeners::listen_socket(socket, owner)
         })
     }
 }
@@ -274,7 +282,7 @@ fn prepare(loaded: &mut Loaded, attribution: &Attribution) -> anyhow::Result<()>
             .with_context(|| format!("the services have more than {NAMED_PORTS} ports"))?;
     }
     let mut resets: BpfHash<&mut MapData, ResetKey, u64> = loaded.map_mut("RESETS")?;
-    for direction in [0, 1] {
+    for direction in [Direction::Sent, Direction::Received] {
         resets.insert(ResetKey::overflow(direction), 0, 0)?;
     }
     for (map, prefixes) in [

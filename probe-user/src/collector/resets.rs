@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use aya::maps::{HashMap as BpfHash, MapData};
-use probe_common::abi::series::ResetKey;
+use probe_common::{abi::series::ResetKey, labels::Direction};
 
 use super::Collector;
 use crate::model;
@@ -24,13 +24,11 @@ impl Collector {
             let Some(labels) = self.rows.labels(key.row, &self.attribution) else {
                 continue;
             };
-            let direction = if key.direction == 0 {
-                "sent"
-            } else {
-                "received"
-            };
+            let direction = Direction::NAMES
+                .get(key.direction as usize)
+                .unwrap_or(&"unknown");
             *sums
-                .entry((labels, direction, self.reasons.of_reset(key.reason)))
+                .entry((labels, *direction, self.reasons.of_reset(key.reason)))
                 .or_default() += count;
         }
         let rows = sums

@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, HashSet};
 use anyhow::Context as _;
 use aya::maps::{Array, MapData};
 use probe_common::{
-    abi::conn::STATUS_FULL,
-    hooks::{Cause, Hook},
+    abi::status,
+    hooks::{ProgramInfo, losses},
+    labels::Cause,
 };
 
 use super::Collector;
@@ -16,29 +17,22 @@ use crate::{
     model::{self, Snapshot},
 };
 
-/// Hooks whose skipped events are reconciled by a later one.
-const RECONCILED: [&str; 3] = [
-    "inet_sock_set_state",
-    "tcp_retransmit_skb",
-    "tcp_destroy_sock",
-];
-
 impl Collector {
     /// What the tool missed, what it holds and what it costs.
     pub(super) fn self_metrics(&self, snapshot: &mut Snapshot) -> anyhow::Result<()> {
         let loadeds = || std::iter::once(&self.host).chain(self.devices.iter().map(|d| &d.loaded));
         let mut lost: BTreeMap<(&str, &str), u64> = BTreeMap::new();
-        let mut skipped = BTreeMap::new();
-        let status: Array<&MapData, u64> = self.host.map("STATUS")?;
-        let is_full = status.get(&STATUS_FULL, 0)? != 0;
+        let words: Array<&MapData, u64> = self.host.map("STATUS")?;
+        let is_full = words.get(&status::FULL, 0)? != 0;
         for loaded in loadeds() {
             let counts: Array<&MapData, u64> = loaded.map("LOST")?;
-            for (h, hook) in Hook::NAMES.into_iter().enumerate() {
-                for (c, cause) in Cause::NAMES.into_iter().enumerate() {
-                    let slot = (h * Cause::NAMES.len() + c) as u32;
-                    *lost.entry((hook, cause)).or_default() += counts.get(&slot, 0)?;
-                }
+            for (slot, (program, cause)) in (0..).zip(losses()) {
+                let labels = (program.lost_hook(), Cause::NAMES[cause as usize]);
+                *lost.entry(labels).or_default() += counts.get(&slot, 0)?;
             }
+            // Of the programs of one hook the least counts, since each may take an
+            // event; one device does nothing for another.
+            let mut skipped = BTreeMap::new();
             for program in &loaded.programs {
                 let mut program = program.clone();
                 let facts = loaded.program_facts(&program.program);
@@ -51,30 +45,20 @@ impl Collector {
                 // by later events; the rest is lost, where no replica has taken it.
                 let missed = facts.get("recursion_misses").copied().unwrap_or(0);
                 program.skipped = missed;
-                let hook = program
-                    .hook
-                    .split_once('/')
-                    .map_or("", |(kind, hook)| match kind {
-                        "xdp" => "xdp",
-                        "iter" => "iter_tcp",
-                        _ => hook,
-                    });
                 // Where programs are preempted that may not be enough, and with a
                 // full table nothing is reconciled.
-                let is_reconciled = !self.preempts && !is_full && RECONCILED.contains(&hook);
-                let hook = Hook::NAMES.into_iter().find(|&name| name == hook);
-                if let Some(hook) = hook.filter(|_| program.attached && !is_reconciled) {
-                    let known = skipped.entry(hook).or_insert(missed);
+                let info = ProgramInfo::of(&program.program).filter(|_| program.attached);
+                let is_reconciled = !self.preempts && !is_full;
+                if let Some(info) = info.filter(|info| !(info.is_reconciled && is_reconciled)) {
+                    let known = skipped.entry(info.lost_hook()).or_insert(missed);
                     *known = missed.min(*known);
                 }
                 snapshot.programs.push(program);
             }
+            for (hook, count) in skipped {
+                *lost.entry((hook, "recursion")).or_default() += count;
+            }
         }
-        lost.extend(
-            skipped
-                .into_iter()
-                .map(|(hook, count)| ((hook, "recursion"), count)),
-        );
         snapshot.lost = lost
             .into_iter()
             .map(|((hook, cause), count)| model::Lost {
@@ -92,7 +76,7 @@ impl Collector {
         for (device, read) in self.devices.iter().zip(&snapshot.devices) {
             snapshot.maps.push(device.usage(read.flows));
         }
-        let known: HashSet<&str> = ["ROWS", "CONNS", "RESETS", "DROPS"].into();
+        let known: HashSet<&str> = ["ROWS", "CONNS", "RESETS", "DROPS", "FLOWS"].into();
         let mut others = 0;
         for loaded in loadeds() {
             others += maps::memory_of_others(loaded, &known);

@@ -6,18 +6,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aya::maps::{Array, HashMap as BpfHash, MapData};
-use probe_common::{
-    abi::conn::STATUS_COOKIES,
-    abi::iter::{LISTEN, ListenerKey, SockRecord, listener_key},
+use aya::{
+    Pod,
+    maps::{Array, HashMap as BpfHash, MapData},
+};
+use probe_common::abi::{
+    iter::{ConnectionRecord, ListenerRecord, RecordKind},
+    listener::{ListenerKey, listener_key},
+    status,
 };
 
-use super::{
-    Collector, ITERATION_INTERVAL,
-    listeners::{ClosedListeners, NetstatCounts},
-};
+use super::{Collector, ITERATION_INTERVAL, listeners::ClosedListeners};
 use crate::{
-    kernel::netns,
+    kernel::{netns, netstat::NetstatCounts},
     loader::{self, maps},
 };
 
@@ -34,18 +35,20 @@ impl Collector {
         Ok(())
     }
 
-    /// Iterates over all sockets of the watched namespaces.
-    pub(super) fn iterate_sockets(&mut self) -> anyhow::Result<Vec<SockRecord>> {
+    /// Iterates over all sockets of the watched namespaces; returns the connections
+    /// where these are to be reported.
+    pub(super) fn iterate_sockets(&mut self) -> anyhow::Result<Vec<ConnectionRecord>> {
         let begin = Instant::now();
         if !self.fixed_namespaces && self.namespaces_read.elapsed() >= NETNS_INTERVAL {
             self.namespaces = netns::all();
             self.namespaces_read = begin;
         }
         let before = maps::counter(&self.host, "VISITED")?;
-        let mut records = Vec::new();
+        let mut listening = HashSet::new();
+        let mut connections = Vec::new();
         let mut gone = Vec::new();
         let mut cookies = 0;
-        let ended = self.ended()?;
+        let closed = self.closed_listeners()?;
         for (&inum, netns) in &self.namespaces {
             let ebpf = &mut self.host.ebpf;
             let iterated = netns.run(|| {
@@ -54,11 +57,16 @@ impl Collector {
             });
             match iterated {
                 Ok((bytes, counted)) => {
-                    let seen = maps::records(&bytes?);
+                    let seen = SocketRecords::read(&bytes?);
                     cookies += counted.map_or(0, |counted| counted.cookies);
+                    let listeners = &seen.listeners;
                     self.listeners
-                        .update(inum, &seen, &ended, counted, &mut self.attribution);
-                    records.extend(seen);
+                        .update(inum, listeners, &closed, counted, &mut self.attribution);
+                    let key = |one: &ListenerRecord| {
+                        listener_key(one.socket.netns, one.socket.local_port)
+                    };
+                    listening.extend(listeners.iter().map(key));
+                    connections.extend(seen.connections);
                 }
                 Err(error) => {
                     tracing::warn!("network namespace {inum} is left out: {error:#}");
@@ -72,15 +80,15 @@ impl Collector {
         }
         let come = |came: Instant| came.elapsed() < COOKIES_VALID + ITERATION_INTERVAL;
         let come = self.cookies_came.is_some_and(come);
-        self.set_status(STATUS_COOKIES, come.into())?;
-        self.forget_listeners(&records)?;
+        self.set_status(status::COOKIES, come.into())?;
+        self.forget_listeners(&listening)?;
         for inum in gone {
             self.namespaces.remove(&inum);
         }
         let namespaces = &self.namespaces;
         self.listeners.retain(|inum| namespaces.contains_key(&inum));
         let is_gone = |key: &&ListenerKey| !namespaces.contains_key(&key.netns);
-        for key in ended.keys().filter(is_gone) {
+        for key in closed.keys().filter(is_gone) {
             let mut map: BpfHash<&mut MapData, ListenerKey, u64> =
                 self.host.map_mut("LISTENER_DROPS")?;
             map.remove(key)?;
@@ -88,27 +96,94 @@ impl Collector {
         self.connections = maps::counter(&self.host, "VISITED")? - before;
         self.last_iteration = Instant::now();
         self.iteration_cost = begin.elapsed();
-        Ok(records)
+        Ok(connections)
     }
 
     /// What listeners that have closed had dropped.
-    fn ended(&self) -> anyhow::Result<ClosedListeners> {
+    fn closed_listeners(&self) -> anyhow::Result<ClosedListeners> {
         let map: BpfHash<&MapData, ListenerKey, u64> = self.host.map("LISTENER_DROPS")?;
         Ok(map.iter().collect::<Result<_, _>>()?)
     }
 
     /// Forgets the listeners that are gone: a client may get their port.
-    fn forget_listeners(&mut self, seen: &[SockRecord]) -> anyhow::Result<()> {
-        let listening: HashSet<u64> = seen
-            .iter()
-            .filter(|record| record.state == LISTEN)
-            .map(|record| listener_key(record.netns, record.local_port))
-            .collect();
+    fn forget_listeners(&mut self, listening: &HashSet<u64>) -> anyhow::Result<()> {
         let mut known: BpfHash<&mut MapData, u64, u8> = self.host.map_mut("LISTENERS")?;
         let keys = known.keys().collect::<Result<Vec<u64>, _>>()?;
         for key in keys.into_iter().filter(|key| !listening.contains(key)) {
             known.remove(&key)?;
         }
         Ok(())
+    }
+}
+
+/// What the iterator reported of a network namespace.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct SocketRecords {
+    listeners: Vec<ListenerRecord>,
+    connections: Vec<ConnectionRecord>,
+}
+
+impl SocketRecords {
+    /// Reads records of both kinds, up to the first that is cut short or of no kind
+    /// that is known: the programs write neither.
+    fn read(mut bytes: &[u8]) -> Self {
+        const LISTENER: u32 = RecordKind::Listener as u32;
+        const CONNECTION: u32 = RecordKind::Connection as u32;
+        let mut records = Self::default();
+        while let Some(kind) = maps::record::<u32>(bytes) {
+            let length = match kind {
+                LISTENER => push(&mut records.listeners, bytes),
+                CONNECTION => push(&mut records.connections, bytes),
+                _ => None,
+            };
+            let Some(length) = length else {
+                tracing::debug!("a record of kind {kind} cannot be read");
+                break;
+            };
+            bytes = &bytes[length..];
+        }
+        records
+    }
+}
+
+/// Adds the record at the beginning of some bytes; returns its length.
+fn push<T: Pod>(records: &mut Vec<T>, bytes: &[u8]) -> Option<usize> {
+    records.push(maps::record(bytes)?);
+    Some(size_of::<T>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The bytes of a record, as the programs write them.
+    fn bytes<T: Pod>(record: &T) -> Vec<u8> {
+        let start = std::ptr::from_ref(record).cast::<u8>();
+        // SAFETY: a `Pod` has no padding, so all of its bytes are initialised.
+        unsafe { std::slice::from_raw_parts(start, size_of::<T>()) }.to_vec()
+    }
+
+    #[test]
+    fn records_of_both_kinds_are_read_in_any_order() {
+        let listener = |drops| ListenerRecord {
+            kind: RecordKind::Listener as u32,
+            drops,
+            ..ListenerRecord::default()
+        };
+        let connection = ConnectionRecord {
+            kind: RecordKind::Connection as u32,
+            row: 7,
+            ..ConnectionRecord::default()
+        };
+        let all = [bytes(&listener(1)), bytes(&connection), bytes(&listener(2))].concat();
+        let read = SocketRecords::read(&all);
+        assert_eq!(read.listeners, [listener(1), listener(2)]);
+        assert_eq!(read.connections, [connection]);
+        for length in 0..all.len() {
+            let read = SocketRecords::read(&all[..length]);
+            assert!(read.listeners.len() + read.connections.len() < 3);
+        }
+        let unknown = SocketRecords::read(&[9; 200]);
+        assert_eq!(unknown, SocketRecords::default());
     }
 }

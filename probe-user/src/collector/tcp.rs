@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 
 use aya::maps::{HashMap, MapData};
 use probe_common::{
-    abi::series::{Closed, Failed, Kind, OVERFLOW_ROW, Retransmit, Row, SeriesKey, TlsFailed},
+    abi::series::{OVERFLOW_ROW, Row, SeriesKey},
     hist,
+    metrics::{COUNTER_WORDS, Counters, HISTOGRAMS},
 };
 
 use super::mmap_array::MmapArray;
@@ -22,7 +23,7 @@ use crate::{
 /// The rows and their keys.
 #[derive(Debug)]
 pub struct Rows {
-    mapping: MmapArray<Row>,
+    mapped: MmapArray<Row>,
     capacity: u32,
     shards: u32,
     keys: Vec<Option<SeriesKey>>,
@@ -31,9 +32,9 @@ pub struct Rows {
 impl Rows {
     /// Maps the rows of a loaded object.
     pub fn new(loaded: &Loaded, capacity: u32, shards: u32) -> anyhow::Result<Self> {
-        let mapping = MmapArray::new(loaded, "ROWS", shards as usize)?;
+        let mapped = MmapArray::new(loaded, "ROWS", shards as usize)?;
         Ok(Self {
-            mapping,
+            mapped,
             capacity,
             shards,
             keys: vec![None],
@@ -69,9 +70,9 @@ impl Rows {
             }
             self.keys[row] = Some(key);
         }
-        if self.keys.len() * self.shards as usize > self.mapping.len() {
+        if self.keys.len() * self.shards as usize > self.mapped.len() {
             let used = self.keys.len() * self.shards as usize;
-            self.mapping = MmapArray::new(loaded, "ROWS", used)?;
+            self.mapped = MmapArray::new(loaded, "ROWS", used)?;
         }
         Ok(true)
     }
@@ -95,7 +96,7 @@ impl Rows {
             };
             let shards = || {
                 let first = row * self.shards as usize;
-                (first..first + self.shards as usize).map(|shard| self.mapping.element(shard))
+                (first..first + self.shards as usize).map(|shard| self.mapped.element(shard))
             };
             // The overflow row shows once there is something in it.
             if row == OVERFLOW_ROW as usize && shards().all(|shard| Sum::of(shard).is_empty()) {
@@ -112,19 +113,17 @@ impl Rows {
 
 /// Rows added up.
 struct Sum {
-    counters: [u64; COUNTERS],
-    slots: [[u64; hist::SLOTS]; probe_common::abi::series::KINDS],
-    sums_us: [u64; probe_common::abi::series::KINDS],
+    counters: [u64; COUNTER_WORDS],
+    slots: [[u64; hist::SLOTS]; HISTOGRAMS.len()],
+    sums_us: [u64; HISTOGRAMS.len()],
 }
-
-const COUNTERS: usize = size_of::<probe_common::abi::series::Counters>() / 8;
 
 impl Default for Sum {
     fn default() -> Self {
         Self {
-            counters: [0; COUNTERS],
-            slots: [[0; hist::SLOTS]; probe_common::abi::series::KINDS],
-            sums_us: [0; probe_common::abi::series::KINDS],
+            counters: [0; COUNTER_WORDS],
+            slots: [[0; hist::SLOTS]; HISTOGRAMS.len()],
+            sums_us: [0; HISTOGRAMS.len()],
         }
     }
 }
@@ -144,74 +143,38 @@ impl Sum {
     }
 
     fn add(&mut self, row: *const Row) {
-        // SAFETY: the row lies in the mapping, all its members are `u64`, and
-        // the kernel raises them with atomic adds while they are read here, one
-        // word at a time.
+        // SAFETY: every word read below lies in the row, which is mapped as long as
+        // `Rows` lives, and is aligned; the kernel raises it with atomic adds
+        // meanwhile, which a volatile read of the whole word sees before or after.
         let read = |at: *const u64| unsafe { at.read_volatile() };
-        // SAFETY: as above.
+        // SAFETY: only the addresses of members of the mapped row are taken.
         let (counters, histograms) =
             unsafe { (&raw const (*row).counters, &raw const (*row).histograms) };
         for (n, sum) in self.counters.iter_mut().enumerate() {
-            // The number open is a difference and wraps.
+            // A gauge is a difference and wraps.
             *sum = sum.wrapping_add(read(counters.cast::<u64>().wrapping_add(n)));
         }
-        for kind in 0..probe_common::abi::series::KINDS {
-            let words = histograms
-                .cast::<u64>()
-                .wrapping_add(kind * (1 + hist::SLOTS));
-            self.sums_us[kind] += read(words);
-            for (slot, sum) in self.slots[kind].iter_mut().enumerate() {
+        for (n, (sum_us, slots)) in self.sums_us.iter_mut().zip(&mut self.slots).enumerate() {
+            let words = histograms.cast::<u64>().wrapping_add(n * (1 + hist::SLOTS));
+            *sum_us += read(words);
+            for (slot, sum) in slots.iter_mut().enumerate() {
                 *sum += read(words.wrapping_add(1 + slot));
             }
         }
     }
 
-    fn histogram(&self, kind: Kind) -> Histogram {
-        let slots = self.slots[kind as usize].iter().enumerate();
-        Histogram {
-            sum_seconds: self.sums_us[kind as usize] as f64 / 1e6,
-            slots: slots
-                .filter(|&(_, &count)| count != 0)
-                .map(|(slot, &count)| (slot as u16, count))
-                .collect(),
-        }
-    }
-
     fn into_series(self, labels: TcpLabels) -> TcpSeries {
-        // SAFETY: `Counters` is made of `u64` only and has this size.
-        let counters: probe_common::abi::series::Counters =
-            unsafe { std::mem::transmute(self.counters) };
-        let named = |names: &[&str], counts: &[u64]| {
-            names
-                .iter()
-                .zip(counts)
-                .map(|(name, &count)| ((*name).to_owned(), count))
-                .collect()
-        };
-        TcpSeries {
-            labels,
-            opened: counters.opened,
-            // Never negative at rest; between the adds of two shards it can be.
-            open: u64::try_from(counters.open.cast_signed()).unwrap_or(0),
-            closed: named(&Closed::NAMES, &counters.closed),
-            aborted: counters.aborted,
-            connect_failures: named(&Failed::NAMES, &counters.failed),
-            sent_bytes: counters.sent_bytes,
-            received_bytes: counters.received_bytes,
-            sent_segments: counters.sent_segments,
-            received_segments: counters.received_segments,
-            retransmits: named(&Retransmit::NAMES, &counters.retransmits),
-            spurious_retransmits: counters.spurious_retransmits,
-            out_of_order: counters.out_of_order,
-            zero_window: counters.zero_window,
-            syn_cookies: counters.syn_cookies,
-            tls_failures: named(&TlsFailed::NAMES, &counters.tls_failed),
-            rtt: self.histogram(Kind::Rtt),
-            handshake: self.histogram(Kind::Handshake),
-            duration: self.histogram(Kind::Duration),
-            accept_queue: self.histogram(Kind::AcceptQueue),
-            first_byte: self.histogram(Kind::FirstByte),
-            tls_handshake: self.histogram(Kind::Tls),
-        }
+        // SAFETY: `Counters` is `repr(C)`, has this size, and any words are a value of
+        // it, since it is `Pod`.
+        let counters =
+            unsafe { std::mem::transmute::<[u64; COUNTER_WORDS], Counters>(self.counters) };
+        let histograms = std::array::from_fn(|n| Histogram {
+            sum_seconds: self.sums_us[n] as f64 / 1e6,
+            slots: (0..)
+                .zip(self.slots[n])
+                .filter(|&(_, count)| count != 0)
+                .collect(),
+        });
+        TcpSeries::new(labels, &counters, histograms)
     }
 }

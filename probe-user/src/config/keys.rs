@@ -191,7 +191,6 @@ mod tests {
     }
 
     #[test]
-    #[ignore = "the document comes with another branch"]
     fn the_document_has_each_key_with_its_default() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/configuration.md");
         let text = std::fs::read_to_string(path).unwrap();

@@ -3,12 +3,12 @@
 use serde::Serialize;
 
 use super::facts::{Facts, Reading};
-use probe_common::kfunc::DYNPTR_FROM_SKB;
-
-use super::hooks::{
-    ARGUMENTS, HOLDERS, HOLDERS_LOST, HOOKS, ITERATOR, OWNER, OWNER_LOST, PAYLOAD_LOST, SENDS,
-    SENDS_LOST,
+use probe_common::{
+    hooks::{HookType, PROGRAMS, ProgramInfo, Use},
+    kfunc::DYNPTR_FROM_SKB,
 };
+
+use super::hooks::{ARGUMENTS, OWNER, OWNER_LOST, PAYLOAD_LOST};
 use super::interfaces::Interface;
 use crate::kernel::btf::{self, Btf};
 use crate::kernel::{cgroup, layout};
@@ -17,6 +17,8 @@ use crate::kernel::{cgroup, layout};
 pub const SCHEMA: u32 = 1;
 /// Oldest kernel that is supported.
 const OLDEST: (u32, u32) = (6, 1);
+/// The same as the tables name it.
+const OLDEST_NAME: &str = "6.1";
 
 /// The verdict.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -341,57 +343,65 @@ fn paranoid(value: &Reading) -> Check {
     })
 }
 
-fn hooks(btf: Option<&Btf>, release: &str) -> Vec<Check> {
-    let Some(btf) = btf else {
-        return HOOKS
-            .iter()
-            .map(|hook| (hook.name, hook.required))
-            .chain([("iter/tcp", true)])
-            .map(|(name, required)| Check {
-                required,
-                ..Check::new(Group::Hooks, name, Status::Unknown, "unknown: no BTF")
-            })
-            .collect();
+/// The programs whose hooks are looked for: of those of a send one is enough, and
+/// what is attached only where it is asked for is no matter of the kernel.
+fn hooked(btf: Option<&Btf>) -> impl Iterator<Item = &'static ProgramInfo> {
+    let tells_of_begun = |info: &ProgramInfo| {
+        info.used == Use::SendsBegun && btf.is_none_or(|btf| btf.has_tracepoint(info.hook))
     };
-    let mut checks: Vec<Check> = HOOKS
-        .iter()
-        .map(|hook| {
-            let check = match btf.tracepoint_args(hook.name) {
-                Some(args) => {
-                    let args = args.join(", ");
-                    Check::new(Group::Hooks, hook.name, Status::Ok, format!("({args})"))
-                }
-                None => missing(hook.name).lost(hook.lost),
-            };
-            Check {
-                required: hook.required,
-                ..check
-            }
+    let send = if PROGRAMS.iter().any(tells_of_begun) {
+        Use::SendsBegun
+    } else {
+        Use::SendsReturned
+    };
+    PROGRAMS.iter().filter(move |info| match info.used {
+        Use::Always | Use::Owners | Use::OnDemand => true,
+        Use::SendsBegun | Use::SendsReturned => info.used == send,
+        Use::AcceptExit | Use::Device => false,
+    })
+}
+
+fn hook(info: &ProgramInfo, btf: Option<&Btf>) -> Check {
+    let name = match info.hook_type {
+        HookType::Iterator => format!("{}/{}", info.hook_type.prefix(), info.hook),
+        HookType::Tracepoint | HookType::Xdp => info.hook.to_owned(),
+    };
+    let Some(btf) = btf else {
+        return Check::new(Group::Hooks, &name, Status::Unknown, "unknown: no BTF");
+    };
+    let found = match info.hook_type {
+        HookType::Iterator => {
+            // The function by which BTF knows an iterator.
+            let function = format!("bpf_iter_{}", info.hook);
+            btf.has_func(&function).then(|| "there".to_owned())
+        }
+        HookType::Tracepoint | HookType::Xdp => btf
+            .tracepoint_args(info.hook)
+            .map(|args| format!("({})", args.join(", "))),
+    };
+    match found {
+        Some(found) => Check::new(Group::Hooks, &name, Status::Ok, found),
+        None => missing(&name, info.since).lost(info.without),
+    }
+}
+
+fn hooks(btf: Option<&Btf>, release: &str) -> Vec<Check> {
+    let mut checks: Vec<Check> = hooked(btf)
+        .map(|info| Check {
+            required: info.required,
+            ..hook(info, btf)
         })
         .collect();
-    checks.push(match SENDS.iter().find(|name| btf.has_tracepoint(name)) {
-        Some(name) => Check::new(Group::Hooks, name, Status::Ok, "there"),
-        None => missing(SENDS[0]).lost(SENDS_LOST),
-    });
+    let Some(btf) = btf else {
+        return checks;
+    };
     let payload = DYNPTR_FROM_SKB.name;
     // Before 6.12 it is kept from programs on tracepoints.
     let is_lent = number_of(release).is_some_and(|version| version >= (6, 12));
     checks.push(if is_lent && btf.has_func(payload) {
         Check::new(Group::Hooks, payload, Status::Ok, "there")
     } else {
-        missing(payload).lost(PAYLOAD_LOST)
-    });
-    checks.push(if btf.has_func(ITERATOR) {
-        Check::new(Group::Hooks, "iter/tcp", Status::Ok, "there").required()
-    } else {
-        missing("iter/tcp")
-            .lost("connections that are open at the start, and the bytes of open ones")
-            .required()
-    });
-    checks.push(if btf.has_func(HOLDERS) {
-        Check::new(Group::Hooks, "iter/task_file", Status::Ok, "there")
-    } else {
-        missing("iter/task_file").lost(HOLDERS_LOST)
+        missing(payload, "6.12").lost(PAYLOAD_LOST)
     });
     checks.push(if btf.field(OWNER).is_some() {
         Check::new(Group::Hooks, OWNER, Status::Ok, "there")
@@ -430,8 +440,13 @@ fn hooks(btf: Option<&Btf>, release: &str) -> Vec<Check> {
     checks
 }
 
-fn missing(name: &str) -> Check {
-    Check::new(Group::Hooks, name, Status::Missing, "not on this kernel")
+/// A hook or function that this kernel lacks, and `since` which kernel there is one.
+fn missing(name: &str, since: &str) -> Check {
+    let found = match since {
+        OLDEST_NAME => "not on this kernel".to_owned(),
+        since => format!("not on this kernel: {since} has it"),
+    };
+    Check::new(Group::Hooks, name, Status::Missing, found)
         .remedy("use a kernel built with CONFIG_BPF_SYSCALL, CONFIG_TRACEPOINTS and CONFIG_INET")
 }
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 
 use anyhow::Context;
-use probe_common::hist;
+use probe_common::{hist, metrics::MetricKind};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
     DescriptorEncoder, NativeHistogram, NativeHistogramBuckets, NoLabelSet, prometheus_protobuf,
@@ -14,7 +14,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::Registry;
 
-use super::families::{MetricKind, SampleValue};
+use super::families::SampleValue;
 use super::{Exposition, buckets};
 
 /// None of the metrics has exemplars.

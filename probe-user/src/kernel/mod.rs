@@ -8,5 +8,6 @@ pub mod clocks;
 pub mod kfuncs;
 pub mod layout;
 pub mod netns;
+pub mod netstat;
 pub mod process;
 pub mod reasons;

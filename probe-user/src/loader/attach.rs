@@ -2,14 +2,17 @@
 
 use std::io;
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use aya::{Btf, Ebpf, maps::ProgramArray, programs::BtfTracePoint};
-use probe_common::{abi::config::SENDS_AFTER, abi::owner, kfunc, preempt::COPIES};
+use probe_common::{
+    abi::{config::SENDS_AFTER, owner},
+    hooks::{HookType, PROGRAMS, ProgramInfo, REPLICAS, Use},
+    kfunc,
+};
 
 use super::{
     Globals, Loaded,
-    hooks::{ACCEPT, CGROUPS, HOOKS, Hook, SOCK_SEND, TCP_SEND},
-    iterate::{ITER_TASK_FILE, ITER_TCP, load_iterator},
+    iterate::load_iterator,
     load::{open, program, refusal},
 };
 use crate::kernel::kfuncs::Kfuncs;
@@ -59,69 +62,20 @@ fn attach_all(
     noop: bool,
     before: &impl Fn(&mut Loaded) -> anyhow::Result<()>,
 ) -> anyhow::Result<Loaded> {
-    let ebpf = open(btf, globals, None)?;
-    let mut loaded = Loaded {
-        ebpf,
-        programs: Vec::new(),
-    };
+    let mut loaded = Loaded::new(open(btf, globals, None)?);
     before(&mut loaded)?;
     tracing::debug!("made the maps");
-    let other_send = match globals.config.sends {
-        SENDS_AFTER => TCP_SEND,
-        _ => SOCK_SEND,
-    };
-    let owners = globals.config.key_owner != owner::NONE;
-    let is_used = |hook: &&Hook| {
-        hook.tracepoint != other_send && (owners || !CGROUPS.contains(&hook.tracepoint))
-    };
-    let hooks = HOOKS.iter().filter(is_used);
-    for hook in hooks.chain(globals.accept_exit.then_some(&ACCEPT)) {
-        let copies = hook.copies.filter(|_| globals.config.preempts != 0);
-        let names = match (noop, copies) {
-            (true, _) => vec![hook.noop.to_owned()],
-            (false, None) => vec![hook.program.to_owned()],
-            (false, Some(_)) => (1..=COPIES).map(|n| hook.copy(n)).collect(),
-        };
-        for (n, name) in names.iter().enumerate() {
-            let map = copies.filter(|_| n == 0 && !noop);
-            let note = match attach_tracepoint(&mut loaded.ebpf, name, hook.tracepoint, btf, map) {
-                Ok(()) => {
-                    tracing::debug!("attached {name} to tracepoint {}", hook.tracepoint);
-                    String::new()
-                }
-                Err(why) if hook.required => {
-                    bail!(
-                        "cannot attach {name} to tracepoint {}: {why}; see `edgeprobe doctor`",
-                        hook.tracepoint
-                    )
-                }
-                Err(why) => {
-                    tracing::warn!(
-                        "not attached: {name} on tracepoint {}: {why}",
-                        hook.tracepoint
-                    );
-                    why
-                }
-            };
-            let is_missing = !note.is_empty();
-            let hook = format!("tp_btf/{}", hook.tracepoint);
-            loaded.programs.push(program(name, hook, note));
-            if is_missing {
-                // Its copies would have nothing to call.
-                break;
+    for info in PROGRAMS.iter().filter(|info| is_used(info, globals)) {
+        match info.hook_type {
+            HookType::Tracepoint => attach_with_replicas(&mut loaded, info, btf, globals, noop)?,
+            HookType::Iterator => {
+                let result = load_iterator(&mut loaded.ebpf, info.name, info.hook, btf);
+                let note = result.err().map(|error| format!("{error:#}"));
+                record(&mut loaded, info, info.name, note)?;
             }
+            HookType::Xdp => {}
         }
     }
-    load_iterator(&mut loaded.ebpf, ITER_TCP, "tcp", btf)
-        .with_context(|| format!("cannot load {ITER_TCP} for iter/tcp; see `edgeprobe doctor`"))?;
-    loaded
-        .programs
-        .push(program(ITER_TCP, "iter/tcp".to_owned(), String::new()));
-    let loaded_iterator = load_iterator(&mut loaded.ebpf, ITER_TASK_FILE, "task_file", btf);
-    let note = loaded_iterator.map_or_else(|error| format!("{error:#}"), |()| String::new());
-    loaded
-        .programs
-        .push(program(ITER_TASK_FILE, "iter/task_file".to_owned(), note));
     let note = match globals.config.payload {
         0 => "this kernel lets no tracing program read a payload (6.12 and later do)",
         _ => "",
@@ -133,6 +87,78 @@ fn attach_all(
     Ok(loaded)
 }
 
+/// Whether a program of the whole host is to run here.
+fn is_used(info: &ProgramInfo, globals: &Globals) -> bool {
+    let sends_returned = globals.config.sends == SENDS_AFTER;
+    match info.used {
+        Use::Always | Use::OnDemand => true,
+        Use::SendsBegun => !sends_returned,
+        Use::SendsReturned => sends_returned,
+        Use::Owners => globals.config.key_owner != owner::NONE,
+        Use::AcceptExit => globals.accept_exit,
+        Use::Device => false,
+    }
+}
+
+/// Attaches a program and, where the kernel preempts it, its replicas; with `noop`
+/// its empty twin.
+fn attach_with_replicas(
+    loaded: &mut Loaded,
+    info: &ProgramInfo,
+    btf: &Btf,
+    globals: &Globals,
+    noop: bool,
+) -> anyhow::Result<()> {
+    if noop {
+        let Some(twin) = info.twin else {
+            return Ok(());
+        };
+        let note = attach_tracepoint(&mut loaded.ebpf, twin, info.hook, btf, None).err();
+        record(loaded, info, twin, note)?;
+        return Ok(());
+    }
+    let replicas = info.replicas.filter(|_| globals.config.preempts != 0);
+    let note = attach_tracepoint(&mut loaded.ebpf, info.name, info.hook, btf, replicas).err();
+    let is_attached = record(loaded, info, info.name, note)?;
+    // Without the program its replicas would have nothing to call.
+    if is_attached && replicas.is_some() {
+        for n in 2..=1 + REPLICAS {
+            let name = format!("{}{n}", info.name);
+            let note = attach_tracepoint(&mut loaded.ebpf, &name, info.hook, btf, None).err();
+            record(loaded, info, &name, note)?;
+        }
+    }
+    Ok(())
+}
+
+/// Notes what became of a program, a replica or a twin; `note` is why it is not
+/// attached. Returns whether it is.
+///
+/// # Errors
+///
+/// It is not, and the tool is of no use without it.
+fn record(
+    loaded: &mut Loaded,
+    info: &ProgramInfo,
+    name: &str,
+    note: Option<String>,
+) -> anyhow::Result<bool> {
+    let hook = format!("{}/{}", info.hook_type.prefix(), info.hook);
+    match &note {
+        None => tracing::debug!("attached {name} to {hook}"),
+        Some(why) if info.required => {
+            bail!("cannot attach {name} to {hook}: {why}; see `edgeprobe doctor`")
+        }
+        Some(why) => tracing::warn!("not attached: {name} to {hook}: {why}"),
+    }
+    let is_attached = note.is_none();
+    let note = note.unwrap_or_default();
+    loaded.programs.push(program(name, hook, note));
+    Ok(is_attached)
+}
+
+/// Loads a program and attaches it to a tracepoint; `map` is where its replicas find
+/// it.
 fn attach_tracepoint(
     ebpf: &mut Ebpf,
     name: &str,
@@ -153,7 +179,7 @@ fn attach_tracepoint(
         let map = ebpf.map_mut(map).ok_or("the object has no such map")?;
         ProgramArray::try_from(map)
             .and_then(|mut array| array.set(0, &fd, 0))
-            .map_err(|error| format!("its copies cannot find it: {error}"))?;
+            .map_err(|error| format!("its replicas cannot find it: {error}"))?;
     }
     let program: &mut BtfTracePoint = ebpf
         .program_mut(name)

@@ -8,11 +8,16 @@ use aya::{
     programs::{ProgramError, Xdp, XdpMode as AyaMode},
 };
 
+use probe_common::hooks::{PROGRAMS, ProgramInfo, position};
+
 use super::{
     Globals, Loaded,
     load::{open, program, refusal},
 };
 use crate::{config::XdpMode, kernel::netns::NetNs};
+
+/// The program.
+const PROGRAM: &ProgramInfo = &PROGRAMS[position("xdp_packets")];
 
 /// Loads the XDP program for one interface and attaches it inside `netns`.
 /// Where that cannot be, the result says so and holds no program.
@@ -29,7 +34,10 @@ pub fn device(
     flows: u32,
     noop: bool,
 ) -> anyhow::Result<(Loaded, Option<&'static str>)> {
-    let name = if noop { "noop_xdp" } else { "xdp_packets" };
+    let name = match PROGRAM.twin {
+        Some(twin) if noop => twin,
+        _ => PROGRAM.name,
+    };
     let mut ebpf = open(btf, globals, Some(flows))?;
     let xdp: &mut Xdp = ebpf
         .program_mut(name)
@@ -55,7 +63,7 @@ pub fn device(
         }
         Ok(Err(why.join("; ")))
     })??;
-    let hook = format!("xdp/{interface}");
+    let hook = format!("{}/{interface}", PROGRAM.hook_type.prefix());
     let (mode, mut state) = match attached {
         Ok(mode) => {
             tracing::info!("XDP on {interface}: {mode} mode");
@@ -69,13 +77,9 @@ pub fn device(
     if let Some(mode) = mode {
         mode.clone_into(&mut state.note);
     }
-    Ok((
-        Loaded {
-            ebpf,
-            programs: vec![state],
-        },
-        mode,
-    ))
+    let mut loaded = Loaded::new(ebpf);
+    loaded.programs.push(state);
+    Ok((loaded, mode))
 }
 
 fn busy_or(error: &ProgramError) -> String {

@@ -2,13 +2,14 @@
 
 use anyhow::{Context as _, anyhow};
 use aya::{Btf, Ebpf, programs::Iter};
+use probe_common::hooks::{PROGRAMS, position};
 
 use super::load::refusal;
 
 /// Iterates over all sockets of a network namespace.
-pub const ITER_TCP: &str = "tcp_visit";
+pub const ITER_TCP: &str = PROGRAMS[position("iter_tcp")].name;
 /// Iterates over all open files.
-pub const ITER_TASK_FILE: &str = "sock_holders";
+pub const ITER_TASK_FILE: &str = PROGRAMS[position("iter_task_file")].name;
 
 pub(super) fn load_iterator(
     ebpf: &mut Ebpf,

@@ -14,14 +14,13 @@ use aya::{
     programs::{Program, ProgramError},
 };
 use probe_common::{
-    abi::config::ProbeConfig,
-    abi::flow::{Protocol, flow_places},
-    abi::owner,
-    abi::series::CORE_REASONS,
+    abi::{config::ProbeConfig, flow::flow_slots, owner, series::CORE_REASONS},
+    hooks::MARK_SLOTS,
+    labels::Protocol,
     layout::KernelLayout,
-    preempt::MARKS,
 };
 
+use super::log::{self, KernelLog};
 use crate::{kernel::kfuncs::Kfuncs, model};
 
 /// The kernel programs, compiled for BPF by the build script.
@@ -47,9 +46,20 @@ pub struct Loaded {
     pub ebpf: Ebpf,
     /// The programs, attached or not.
     pub programs: Vec<model::Program>,
+    _log: Option<KernelLog>,
 }
 
 impl Loaded {
+    /// An object whose programs are not attached yet.
+    pub(super) fn new(mut ebpf: Ebpf) -> Self {
+        let log = KernelLog::of(&mut ebpf);
+        Self {
+            ebpf,
+            programs: Vec::new(),
+            _log: log,
+        }
+    }
+
     /// A map of the object.
     ///
     /// # Errors
@@ -135,9 +145,15 @@ pub(super) fn open(btf: &Btf, globals: &Globals, flows: Option<u32>) -> anyhow::
     let random = RandomState::new();
     let config = ProbeConfig {
         flows,
-        flow_places: flow_places(flows),
+        flow_slots: flow_slots(flows),
         flow_keys: std::array::from_fn(|n| random.hash_one(n) as u32),
+        logs: log::is_wanted().into(),
         ..globals.config
+    };
+    let log_bytes = if log::is_wanted() {
+        log::RING_BYTES
+    } else {
+        log::NO_RING_BYTES
     };
     // One object serves the hooks of the whole host and each device. Where a
     // map has no use it shrinks to one entry.
@@ -147,10 +163,12 @@ pub(super) fn open(btf: &Btf, globals: &Globals, flows: Option<u32>) -> anyhow::
         .btf(Some(btf))
         .override_global("LAYOUT", &globals.layout, true)
         .override_global("CONFIG", &config, true)
+        .override_global(log::LEVEL, &log::level(), true)
+        .map_max_entries(log::RING, log_bytes)
         .map_max_entries("ROWS", entries(is_host, config.rows * config.shards))
         .map_max_entries("ROW_OF", entries(is_host, config.rows))
         .map_max_entries("SPEAKS_TLS", entries(is_host, config.rows))
-        .map_max_entries("CONNS", entries(is_host, config.places))
+        .map_max_entries("CONNS", entries(is_host, config.conn_slots))
         .map_max_entries("OWNER_OF", entries(owners, owner::CGROUPS as u32))
         .map_max_entries("OWNER_BY", entries(owners, owner::NAMES as u32))
         .map_max_entries(
@@ -161,8 +179,11 @@ pub(super) fn open(btf: &Btf, globals: &Globals, flows: Option<u32>) -> anyhow::
             "CORE_DROPS",
             config.shards * CORE_REASONS * Protocol::NAMES.len() as u32,
         )
-        .map_max_entries("FLOWS", config.flow_places)
-        .map_max_entries("MARKS", entries(is_host && config.preempts != 0, MARKS))
+        .map_max_entries("FLOWS", config.flow_slots)
+        .map_max_entries(
+            "MARKS",
+            entries(is_host && config.preempts != 0, MARK_SLOTS),
+        )
         .map_max_entries("DEVICE", possible_cpus()? * Protocol::NAMES.len() as u32)
         .load(&globals.kfuncs.link(OBJECT))
         .map_err(|error| {

@@ -16,15 +16,12 @@ pub fn counter(loaded: &Loaded, name: &str) -> anyhow::Result<u64> {
     Ok(map.get(&0, 0)?)
 }
 
-/// Splits what an iterator wrote into its records.
-pub fn records<T: Pod>(bytes: &[u8]) -> Vec<T> {
-    let size = size_of::<T>();
-    bytes
-        .chunks_exact(size)
-        // SAFETY: the chunk has the size of the record, any bytes are a record,
-        // and the read does not ask for alignment.
-        .map(|chunk| unsafe { chunk.as_ptr().cast::<T>().read_unaligned() })
-        .collect()
+/// The record at the beginning of what an iterator wrote; `None` where it is shorter.
+pub fn record<T: Pod>(bytes: &[u8]) -> Option<T> {
+    let bytes = bytes.get(..size_of::<T>())?;
+    // SAFETY: as many bytes as the record has, of which any are one, since it is
+    // `Pod`; the read does not ask for alignment.
+    Some(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
 }
 
 fn data(map: &Map) -> Option<&MapData> {
@@ -33,7 +30,8 @@ fn data(map: &Map) -> Option<&MapData> {
         | Map::HashMap(data)
         | Map::LruHashMap(data)
         | Map::LpmTrie(data)
-        | Map::ProgramArray(data) => Some(data),
+        | Map::ProgramArray(data)
+        | Map::RingBuf(data) => Some(data),
         _ => None,
     }
 }

@@ -1,9 +1,9 @@
 //! What happened between two snapshots.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::hash::Hash;
 
-use crate::model::{Histogram, Snapshot, TcpSeries};
+use crate::model::{Snapshot, TcpSeries};
 
 /// Differences between two snapshots of one run of the daemon. Each vector is
 /// parallel to its counterpart in the later snapshot. An entry is `None` where
@@ -41,7 +41,7 @@ impl Delta {
             .tcp
             .iter()
             .map(|series| match before.get(&series.labels) {
-                Some(old) => difference(old, series),
+                Some(old) => series.since(old),
                 None => Some(series.clone()),
             })
             .collect();
@@ -96,73 +96,10 @@ fn counts<'a, T, K: Eq + Hash>(
         .collect()
 }
 
-/// `new` less `old`; `None` if any counter went backwards.
-fn difference(old: &TcpSeries, new: &TcpSeries) -> Option<TcpSeries> {
-    Some(TcpSeries {
-        labels: new.labels.clone(),
-        opened: new.opened.checked_sub(old.opened)?,
-        open: new.open,
-        closed: map_difference(&old.closed, &new.closed)?,
-        aborted: new.aborted.checked_sub(old.aborted)?,
-        connect_failures: map_difference(&old.connect_failures, &new.connect_failures)?,
-        sent_bytes: new.sent_bytes.checked_sub(old.sent_bytes)?,
-        received_bytes: new.received_bytes.checked_sub(old.received_bytes)?,
-        sent_segments: new.sent_segments.checked_sub(old.sent_segments)?,
-        received_segments: new.received_segments.checked_sub(old.received_segments)?,
-        retransmits: map_difference(&old.retransmits, &new.retransmits)?,
-        spurious_retransmits: new
-            .spurious_retransmits
-            .checked_sub(old.spurious_retransmits)?,
-        out_of_order: new.out_of_order.checked_sub(old.out_of_order)?,
-        zero_window: new.zero_window.checked_sub(old.zero_window)?,
-        syn_cookies: new.syn_cookies.checked_sub(old.syn_cookies)?,
-        tls_failures: map_difference(&old.tls_failures, &new.tls_failures)?,
-        rtt: histogram_difference(&old.rtt, &new.rtt)?,
-        handshake: histogram_difference(&old.handshake, &new.handshake)?,
-        duration: histogram_difference(&old.duration, &new.duration)?,
-        accept_queue: histogram_difference(&old.accept_queue, &new.accept_queue)?,
-        first_byte: histogram_difference(&old.first_byte, &new.first_byte)?,
-        tls_handshake: histogram_difference(&old.tls_handshake, &new.tls_handshake)?,
-    })
-}
-
-fn map_difference(
-    old: &BTreeMap<String, u64>,
-    new: &BTreeMap<String, u64>,
-) -> Option<BTreeMap<String, u64>> {
-    if old.keys().any(|key| !new.contains_key(key)) {
-        return None;
-    }
-    new.iter()
-        .map(|(key, count)| {
-            let before = old.get(key).copied().unwrap_or(0);
-            Some((key.clone(), count.checked_sub(before)?))
-        })
-        .collect()
-}
-
-fn histogram_difference(old: &Histogram, new: &Histogram) -> Option<Histogram> {
-    let mut before: BTreeMap<u16, u64> = old.slots.iter().copied().collect();
-    let mut slots = Vec::with_capacity(new.slots.len());
-    for &(slot, count) in &new.slots {
-        match count.checked_sub(before.remove(&slot).unwrap_or(0))? {
-            0 => {}
-            count => slots.push((slot, count)),
-        }
-    }
-    // A slot that only the older one has went backwards.
-    if before.values().any(|&count| count > 0) {
-        return None;
-    }
-    Some(Histogram {
-        sum_seconds: (new.sum_seconds - old.sum_seconds).max(0.0),
-        slots,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Histogram;
     use crate::model::sample;
 
     /// A snapshot two seconds later, in which `change` happened.
@@ -180,7 +117,7 @@ mod tests {
             let series = &mut new.tcp[0];
             series.opened += 10;
             series.open = 3;
-            *series.closed.get_mut("fin").unwrap() += 7;
+            series.closed["fin"] += 7;
             series.rtt.add(&Histogram {
                 sum_seconds: 0.5,
                 slots: vec![(1, 4), (300, 1)],
@@ -234,7 +171,7 @@ mod tests {
         let new = later(&old, |new| {
             new.tcp[0].sent_bytes -= 1;
             new.tcp[1].rtt.slots.remove(0);
-            new.tcp[2].closed.remove("fin");
+            new.tcp[2].closed["fin"] -= 1;
             new.drops[0].count = 0;
             new.process.cpu_seconds = 0.0;
         });

@@ -30,6 +30,26 @@ impl Histogram {
         self.sum_seconds += other.sum_seconds;
     }
 
+    /// What was observed since an earlier state; `None` if a count went backwards.
+    pub fn since(&self, earlier: &Self) -> Option<Self> {
+        let mut before: BTreeMap<u16, u64> = earlier.slots.iter().copied().collect();
+        let mut slots = Vec::with_capacity(self.slots.len());
+        for &(slot, count) in &self.slots {
+            match count.checked_sub(before.remove(&slot).unwrap_or(0))? {
+                0 => {}
+                count => slots.push((slot, count)),
+            }
+        }
+        // A slot that only the earlier one has went backwards.
+        if before.values().any(|&count| count > 0) {
+            return None;
+        }
+        Some(Self {
+            sum_seconds: (self.sum_seconds - earlier.sum_seconds).max(0.0),
+            slots,
+        })
+    }
+
     /// The quantile `q` (0 to 1) in seconds, interpolated within its bucket as
     /// Prometheus does for native histograms; `None` without observations.
     pub fn quantile(&self, q: f64) -> Option<f64> {

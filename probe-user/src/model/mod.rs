@@ -5,7 +5,9 @@ pub mod delta;
 mod histogram;
 #[cfg(test)]
 pub(crate) mod sample;
+mod series;
 mod snapshot;
 
 pub use histogram::{Histogram, bucket_seconds};
+pub use series::{TcpLabels, TcpSeries};
 pub use snapshot::*;

@@ -1,11 +1,6 @@
 //! Snapshots for tests.
 
-use std::collections::BTreeMap;
-
-use probe_common::{
-    abi::series::{Closed, Failed, Retransmit, TlsFailed},
-    hist,
-};
+use probe_common::{hist, metrics::By};
 
 use super::*;
 
@@ -19,15 +14,6 @@ pub fn histogram(observations: &[(u64, u64)]) -> Histogram {
         });
     }
     histogram
-}
-
-fn counts(names: &[&str], values: &[(&str, u64)]) -> BTreeMap<String, u64> {
-    let mut map: BTreeMap<String, u64> = names.iter().map(|n| ((*n).to_owned(), 0)).collect();
-    for (name, value) in values {
-        assert!(names.contains(name), "{name}");
-        map.insert((*name).to_owned(), *value);
-    }
-    map
 }
 
 fn labels(side: &str, svc: &str, peer: &str) -> TcpLabels {
@@ -45,22 +31,19 @@ fn series(labels: TcpLabels, opened: u64, open: u64) -> TcpSeries {
         labels,
         opened,
         open,
-        closed: counts(
-            &Closed::NAMES,
-            &[("fin", opened - open - 2), ("timeout", 2)],
-        ),
+        closed: By::of(&[("fin", opened - open - 2), ("timeout", 2)]),
         aborted: 2,
-        connect_failures: counts(&Failed::NAMES, &[("refused", 3)]),
+        connect_failures: By::of(&[("refused", 3)]),
         sent_bytes: opened * 14_336,
         received_bytes: opened * 512,
         sent_segments: opened * 12,
         received_segments: opened * 8,
-        retransmits: counts(&Retransmit::NAMES, &[("syn", 1), ("fast", opened / 100)]),
+        retransmits: By::of(&[("syn", 1), ("fast", opened / 100)]),
         spurious_retransmits: opened / 1000,
         out_of_order: opened / 500,
         zero_window: opened / 700,
         syn_cookies: 0,
-        tls_failures: counts(&TlsFailed::NAMES, &[("alert", opened / 900)]),
+        tls_failures: By::of(&[("alert", opened / 900)]),
         rtt: histogram(&[
             (180, opened),
             (2_400, opened / 10 + 1),
@@ -71,6 +54,7 @@ fn series(labels: TcpLabels, opened: u64, open: u64) -> TcpSeries {
         accept_queue: histogram(&[(90, opened)]),
         first_byte: histogram(&[(1_900, opened), (52_000, opened / 100)]),
         tls_handshake: histogram(&[(2_800, opened / 2)]),
+        ..TcpSeries::default()
     }
 }
 
@@ -130,17 +114,22 @@ pub fn snapshot() -> Snapshot {
         listeners: vec![
             Listener {
                 svc: "22".to_owned(),
-                syn_queue_limit: 128,
-                accept_queue_limit: 128,
+                queues: ListenQueues {
+                    syn_queue_limit: 128,
+                    accept_queue_limit: 128,
+                    ..ListenQueues::default()
+                },
                 ..Listener::default()
             },
             Listener {
                 svc: "nginx".to_owned(),
                 drops: 41,
-                syn_queue_length: 3,
-                syn_queue_limit: 4096,
-                accept_queue_length: 17,
-                accept_queue_limit: 511,
+                queues: ListenQueues {
+                    syn_queue_length: 3,
+                    syn_queue_limit: 4096,
+                    accept_queue_length: 17,
+                    accept_queue_limit: 511,
+                },
                 accept_queue: histogram(&[(90, 1_234_567)]),
                 sockets: vec![ListenSocket {
                     local: "0.0.0.0:443".to_owned(),
@@ -149,10 +138,12 @@ pub fn snapshot() -> Snapshot {
                     pid: Some(1400),
                     process: Some("nginx".to_owned()),
                     cgroup: Some("/system.slice/nginx.service".to_owned()),
-                    syn_queue_length: 3,
-                    syn_queue_limit: 4096,
-                    accept_queue_length: 17,
-                    accept_queue_limit: 511,
+                    queues: ListenQueues {
+                        syn_queue_length: 3,
+                        syn_queue_limit: 4096,
+                        accept_queue_length: 17,
+                        accept_queue_limit: 511,
+                    },
                 }],
             },
         ],
@@ -292,11 +283,11 @@ pub fn later(old: &Snapshot, seconds: f64) -> Snapshot {
     new.process.cpu_seconds += 0.006 * seconds;
     let nginx = &mut new.tcp[3];
     nginx.opened += 20;
-    *nginx.closed.entry("fin".to_owned()).or_default() += 20;
+    nginx.closed["fin"] += 20;
     nginx.received_bytes += 2048;
     nginx.sent_bytes += 2_000_000;
     nginx.sent_segments += 1000;
-    *nginx.retransmits.entry("fast".to_owned()).or_default() += 10;
+    nginx.retransmits["fast"] += 10;
     nginx.rtt.add(&histogram(&[(210, 95), (52_000, 5)]));
     nginx.handshake.add(&histogram(&[(230, 20)]));
     new.resets[1].count += 2;

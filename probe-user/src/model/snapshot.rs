@@ -5,14 +5,12 @@
 //! and what `edgeprobe top --once --json` prints; [`SCHEMA`] is raised with
 //! every change that a reader could trip over.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 
-use super::Histogram;
+use super::{Histogram, TcpLabels, TcpSeries};
 
 /// Version of the serialised form.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 
 /// All that is known at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -44,7 +42,7 @@ pub struct Snapshot {
     /// Interfaces with an XDP program.
     pub devices: Vec<Device>,
     /// Connections that are open now. Filled only where a client asks for it
-    /// (see `socket::Request`); bounded, largest first.
+    /// (see `serve::unix::Request`); bounded, largest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub connections: Vec<Connection>,
     /// What the tool missed.
@@ -55,79 +53,6 @@ pub struct Snapshot {
     pub programs: Vec<Program>,
     /// What the daemon itself costs.
     pub process: Process,
-}
-
-/// Labels of a TCP series.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct TcpLabels {
-    /// `server`, `client`, `unknown` or `none`.
-    pub side: String,
-    /// Name from the configuration, port number, or `other`.
-    pub svc: String,
-    /// Name of a CIDR group, `loopback`, `private`, `public` or `other`.
-    pub peer: String,
-    /// Unit, container or control group, `unknown`, `none` or `other`; only with
-    /// `metrics.owner_label`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub owner: Option<String>,
-    /// Name of the network namespace, `host`, its number, `none` or `other`;
-    /// only with `metrics.netns_label`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub netns: Option<String>,
-}
-
-/// Counters and histograms of one side, service and peer.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct TcpSeries {
-    /// Whose they are.
-    #[serde(flatten)]
-    pub labels: TcpLabels,
-    /// Connections that reached ESTABLISHED since the start.
-    pub opened: u64,
-    /// Connections in ESTABLISHED or CLOSE_WAIT now.
-    pub open: u64,
-    /// Connections closed, by reason (all reasons present).
-    pub closed: BTreeMap<String, u64>,
-    /// Connections closed straight from ESTABLISHED or CLOSE_WAIT: reset, timed
-    /// out, or closed with data unread (the kernel's `EstabResets`).
-    pub aborted: u64,
-    /// Connections never established, by reason (all reasons present).
-    pub connect_failures: BTreeMap<String, u64>,
-    /// Payload bytes sent, first transmissions.
-    pub sent_bytes: u64,
-    /// Payload bytes that arrived in order.
-    pub received_bytes: u64,
-    /// Segments sent.
-    pub sent_segments: u64,
-    /// Segments received.
-    pub received_segments: u64,
-    /// Segments retransmitted, by type (all types present).
-    pub retransmits: BTreeMap<String, u64>,
-    /// Retransmitted segments that the peer already had (DSACK).
-    pub spurious_retransmits: u64,
-    /// Segments received out of order.
-    pub out_of_order: u64,
-    /// Times that the receive window of an open connection was found closed.
-    pub zero_window: u64,
-    /// Connections opened with a SYN cookie: they have no handshake time.
-    pub syn_cookies: u64,
-    /// TLS handshakes that were not completed, by reason (all reasons present).
-    pub tls_failures: BTreeMap<String, u64>,
-    /// RTT samples during the life of the connections: each one in ESTABLISHED,
-    /// after that the newest at each iteration over the sockets and at the end.
-    pub rtt: Histogram,
-    /// First SYN or SYN-ACK to ESTABLISHED.
-    pub handshake: Histogram,
-    /// ESTABLISHED to closed.
-    pub duration: Histogram,
-    /// ESTABLISHED to the first use by the program that accepted it: an upper
-    /// bound of the time in the accept queue.
-    pub accept_queue: Histogram,
-    /// Server: last byte of a request received to first byte of the answer
-    /// sent. Client: last byte sent to first byte received.
-    pub first_byte: Histogram,
-    /// ClientHello to the first application data.
-    pub tls_handshake: Histogram,
 }
 
 /// Resets of one direction and reason.
@@ -151,6 +76,23 @@ pub struct Listener {
     pub svc: String,
     /// Connections and requests that were dropped (`ListenDrops`).
     pub drops: u64,
+    /// Their queues, added up.
+    #[serde(flatten)]
+    pub queues: ListenQueues,
+    /// Sum of [`TcpSeries::accept_queue`] over all peers.
+    pub accept_queue: Histogram,
+    /// The listening sockets, at most 100; those that look alike are one, their
+    /// queues added up.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sockets: Vec<ListenSocket>,
+}
+
+/// The queues of a listener.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(default)]
+pub struct ListenQueues {
     /// Half-open connections waiting.
     pub syn_queue_length: u64,
     /// How many may wait; 0 if there is no listener now.
@@ -159,12 +101,16 @@ pub struct Listener {
     pub accept_queue_length: u64,
     /// How many may wait; 0 if there is no listener now.
     pub accept_queue_limit: u64,
-    /// Sum of [`TcpSeries::accept_queue`] over all peers.
-    pub accept_queue: Histogram,
-    /// The listening sockets, at most 100; those that look alike are one, their
-    /// queues added up.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub sockets: Vec<ListenSocket>,
+}
+
+impl ListenQueues {
+    /// Adds the queues of another listener.
+    pub fn add(&mut self, other: &Self) {
+        self.syn_queue_length += other.syn_queue_length;
+        self.syn_queue_limit += other.syn_queue_limit;
+        self.accept_queue_length += other.accept_queue_length;
+        self.accept_queue_limit += other.accept_queue_limit;
+    }
 }
 
 /// A listening socket.
@@ -186,18 +132,9 @@ pub struct ListenSocket {
     /// As [`Connection::cgroup`].
     #[serde(default)]
     pub cgroup: Option<String>,
-    /// As [`Listener::syn_queue_length`], of this socket.
-    #[serde(default)]
-    pub syn_queue_length: u64,
-    /// As [`Listener::syn_queue_limit`].
-    #[serde(default)]
-    pub syn_queue_limit: u64,
-    /// As [`Listener::accept_queue_length`].
-    #[serde(default)]
-    pub accept_queue_length: u64,
-    /// As [`Listener::accept_queue_limit`].
-    #[serde(default)]
-    pub accept_queue_limit: u64,
+    /// Its queues.
+    #[serde(flatten)]
+    pub queues: ListenQueues,
 }
 
 /// Packets that the kernel dropped for one reason.
@@ -230,7 +167,7 @@ pub struct Device {
     pub overflow_packets: u64,
     /// Bytes of it.
     pub overflow_bytes: u64,
-    /// Flows that have given up their entry, since they had no packets.
+    /// Flows that were evicted, since they had no packets.
     #[serde(default)]
     pub past_flows: u64,
     /// Packets of them.
@@ -329,7 +266,7 @@ pub struct Connection {
 pub struct Lost {
     /// The hook.
     pub hook: String,
-    /// `map_full`, `ring_full`, `parse`, `limit` or `recursion`.
+    /// `map_full`, `parse`, `limit` or `recursion`.
     pub cause: String,
     /// How many.
     pub count: u64,

@@ -3,6 +3,8 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use probe_common::labels::Retransmit;
+
 use crate::model::delta::Delta;
 use crate::model::{
     Connection, Device, DeviceTraffic, Drop, Histogram, ListenSocket, Listener, Lost, MapUse,
@@ -126,19 +128,11 @@ impl ServiceRow<'_> {
     }
 }
 
-fn sum(map: &std::collections::BTreeMap<String, u64>) -> u64 {
-    map.values().sum()
-}
-
 /// Retransmits of connections, without those of handshakes, which the count of
 /// sent segments does not hold.
 fn data_retransmits(series: &TcpSeries) -> u64 {
-    series
-        .retransmits
-        .iter()
-        .filter(|(kind, _)| !matches!(kind.as_str(), "syn" | "synack"))
-        .map(|(_, count)| count)
-        .sum()
+    let all = series.retransmits.sum();
+    all - series.retransmits[Retransmit::Syn] - series.retransmits[Retransmit::SynAck]
 }
 
 /// TCP by side, service and peer.
@@ -151,15 +145,15 @@ pub fn services(input: TableInput<'_>) -> Table {
         "netns" Plain 2 |s, _| optional(s.total.labels.netns.as_ref());
         "open" Plain 2 |s, _| Value::Count(s.total.open);
         "opened" Counter 3 |s, b| s.counter(b, |s| s.opened);
-        "closed" Counter 7 |s, b| s.counter(b, |s| sum(&s.closed));
-        "failed" Counter 4 |s, b| s.counter(b, |s| sum(&s.connect_failures));
+        "closed" Counter 7 |s, b| s.counter(b, |s| s.closed.sum());
+        "failed" Counter 4 |s, b| s.counter(b, |s| s.connect_failures.sum());
         "RTT p50" Plain 6 |s, b| s.quantile(b, 0.5, |s| &s.rtt);
         "RTT p99" Plain 2 |s, b| s.quantile(b, 0.99, |s| &s.rtt);
         "hs p99" Plain 5 |s, b| s.quantile(b, 0.99, |s| &s.handshake);
         "TLS p99" Plain 7 |s, b| s.quantile(b, 0.99, |s| &s.tls_handshake);
         "first p50" Plain 7 |s, b| s.quantile(b, 0.5, |s| &s.first_byte);
         "first p99" Plain 3 |s, b| s.quantile(b, 0.99, |s| &s.first_byte);
-        "retr" Counter 4 |s, b| s.counter(b, |s| sum(&s.retransmits));
+        "retr" Counter 4 |s, b| s.counter(b, |s| s.retransmits.sum());
         "retr%" Plain 6 |s, b| s.window(b).map_or(Value::Missing, |s| {
             Value::ratio(data_retransmits(s), s.sent_segments)
         });
@@ -282,18 +276,20 @@ pub fn listeners(input: TableInput<'_>) -> Table {
     }
     let columns: &[Column<CountedRow<'_, Listener>>] = columns![CountedRow<'_, Listener>;
         "svc" Plain 0 |l, _| text(&l.item.svc);
-        "accept queue" Plain 1 |l, _| queue(l.item.accept_queue_length, l.item.accept_queue_limit);
-        "limit" Plain 2 |l, _| limit(l.item.accept_queue_limit);
+        "accept queue" Plain 1 |l, _| queue(l.item.queues.accept_queue_length, l.item.queues.accept_queue_limit);
+        "limit" Plain 2 |l, _| limit(l.item.queues.accept_queue_limit);
         "wait p99" Plain 2 |l, _| Value::seconds(l.item.accept_queue.quantile(0.99));
-        "SYN queue" Plain 3 |l, _| queue(l.item.syn_queue_length, l.item.syn_queue_limit);
-        "limit" Plain 4 |l, _| limit(l.item.syn_queue_limit);
+        "SYN queue" Plain 3 |l, _| queue(l.item.queues.syn_queue_length, l.item.queues.syn_queue_limit);
+        "limit" Plain 4 |l, _| limit(l.item.queues.syn_queue_limit);
         "drops" RatesOnly 1 |l, b| b.counter(l.item.drops, l.change);
         "dropped" Plain 1 |l, _| Value::Count(l.item.drops);
         "process" Plain 4 |l, _| each(l.item, |socket| socket.process.as_deref());
         "owner" Plain 3 |l, _| each(l.item, |socket| socket.owner.as_deref());
     ];
     let mut rows = input.rows(&input.now.listeners, |change| &change.listeners);
-    rows.sort_by_key(|row| std::cmp::Reverse((row.item.drops, row.item.accept_queue_length)));
+    rows.sort_by_key(|row| {
+        std::cmp::Reverse((row.item.drops, row.item.queues.accept_queue_length))
+    });
     let empty = "no listener";
     Table::build("listeners", empty, "drops", columns, &rows, input.basis)
 }

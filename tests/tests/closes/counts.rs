@@ -42,11 +42,11 @@ pub type Counts = BTreeMap<(String, String, String), u64>;
 pub fn ends(snapshot: &Snapshot) -> Counts {
     let mut counts = Counts::new();
     for one in &snapshot.tcp {
-        for (reason, &count) in one.closed.iter().filter(|(_, count)| **count != 0) {
+        for (reason, count) in one.closed.iter().filter(|(_, count)| *count != 0) {
             let key = (
                 one.labels.side.clone(),
                 one.labels.svc.clone(),
-                reason.clone(),
+                reason.to_owned(),
             );
             *counts.entry(key).or_default() += count;
         }

@@ -59,7 +59,7 @@ fn under_pgbench(test: &str, each: u32, reconnect: bool) {
             count(|one| one.opened),
             opened,
         );
-        let closed = count(|one| one.closed.values().sum());
+        let closed = count(|one| one.closed.sum());
         table.equal("closed = PostgreSQL's connections", closed, opened);
         table.equal(
             "handshakes = connections",
@@ -67,7 +67,7 @@ fn under_pgbench(test: &str, each: u32, reconnect: bool) {
             opened,
         );
         // What becomes TLS later, if it does, is left out.
-        let tls = count(|one| one.tls_handshake.count() + one.tls_failures.values().sum::<u64>());
+        let tls = count(|one| one.tls_handshake.count() + one.tls_failures.sum());
         table.equal("TLS handshakes = 0", tls, 0);
         if skip::kernel() >= (6, 12) {
             let turns = number(transactions + GREETING * connections);

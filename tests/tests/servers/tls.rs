@@ -105,7 +105,7 @@ fn under_wrk(test: &str, close: bool) {
     );
     table.equal(
         "closed = accepted by nginx",
-        all(|one| one.closed.values().sum()),
+        all(|one| one.closed.sum()),
         accepted,
     );
     table.equal(
@@ -142,7 +142,7 @@ fn under_wrk(test: &str, close: bool) {
         if !has_payload {
             for side in ["server", "client"] {
                 let seen = sum(&snapshot, side, port, |one| {
-                    one.tls_handshake.count() + one.tls_failures.values().sum::<u64>()
+                    one.tls_handshake.count() + one.tls_failures.sum()
                 });
                 assert_eq!(seen, 0, "{side}: nothing is made up");
             }
@@ -158,7 +158,7 @@ fn under_wrk(test: &str, close: bool) {
             let count = |value| sum(&snapshot, side, port, value);
             let first_bytes = count(|one| one.first_byte.count());
             let handshakes = count(|one| one.tls_handshake.count());
-            let failures = count(|one| one.tls_failures.values().sum());
+            let failures = count(|one| one.tls_failures.sum());
             println!("{side}: {first_bytes} first bytes, {handshakes} handshakes");
             let number = |count: u64| i64::try_from(count).expect("few of them");
             table.at_least(

@@ -33,8 +33,8 @@ fn handshakes(snapshot: &Snapshot, side: &str, port: u16) -> BTreeMap<String, u6
     let mut all = BTreeMap::new();
     for series in &snapshot.tcp {
         if series.labels.side == side && series.labels.svc == port.to_string() {
-            for (reason, count) in &series.tls_failures {
-                *all.entry(reason.clone()).or_default() += count;
+            for (reason, count) in series.tls_failures.iter() {
+                *all.entry(reason.to_owned()).or_default() += count;
             }
         }
     }

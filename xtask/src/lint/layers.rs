@@ -16,12 +16,13 @@ pub const FOLDER: &str = "probe-user/src";
 const LAYERS: &[&[&str]] = &[
     &["config", "model"],
     &["kernel"],
-    &["loader", "attribution"],
+    &["loader"],
+    &["attribution"],
     &["collector"],
     &["sampler"],
-    &["serve", "export", "table"],
-    &["top", "doctor"],
-    &["cli"],
+    &["export", "table", "logging"],
+    &["serve"],
+    &["top", "doctor", "cli"],
     &["commands"],
 ];
 

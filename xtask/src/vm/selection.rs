@@ -14,16 +14,17 @@ const COUNTING: &[&str] = &[
     "causes",
     "closes",
     "drops",
+    "first_byte",
     "full",
     "handshake",
     "many",
     "owner",
+    "protocols",
     "queues",
     "rtt",
     "segments",
     "servers",
     "truth",
-    "turns",
     "xdp",
 ];
 

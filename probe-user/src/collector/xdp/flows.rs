@@ -12,8 +12,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use probe_common::abi::flow::{
-    EMPTY, Flow, FlowKey, LEAVING, LEFT, Protocol, TAKEN, Traffic, flow_places,
+use probe_common::{
+    abi::flow::{EMPTY, EVICTED, EVICTING, Flow, FlowKey, TAKEN, Traffic, flow_slots},
+    labels::Protocol,
+    packet::classify,
 };
 
 use crate::{
@@ -38,7 +40,7 @@ pub struct FlowTable {
     seen: Vec<u32>,
     looked_at: Instant,
     /// Slots that are marked.
-    leaving: Vec<usize>,
+    evicting: Vec<usize>,
     evicted: EvictedFlows,
 }
 
@@ -69,9 +71,9 @@ impl FlowTable {
         Self {
             most,
             idle,
-            seen: vec![0; flow_places(most) as usize],
+            seen: vec![0; flow_slots(most) as usize],
             looked_at: Instant::now(),
-            leaving: Vec::new(),
+            evicting: Vec::new(),
             evicted: EvictedFlows::default(),
         }
     }
@@ -126,10 +128,10 @@ impl FlowTable {
             if is_scarce
                 && held >= TAKEN
                 && packets == *seen
-                && (tag.compare_exchange(held, LEAVING, Ordering::AcqRel, Ordering::Relaxed))
+                && (tag.compare_exchange(held, EVICTING, Ordering::AcqRel, Ordering::Relaxed))
                     .is_ok()
             {
-                self.leaving.push(n);
+                self.evicting.push(n);
             }
             *seen = packets;
         }
@@ -138,7 +140,7 @@ impl FlowTable {
 
     /// Frees the slots that are marked.
     fn free(&mut self, table: &MappedFlows) {
-        for n in self.leaving.drain(..) {
+        for n in self.evicting.drain(..) {
             let [packets, bytes] = table
                 .counters(n)
                 .map(|count| count.swap(0, Ordering::AcqRel));
@@ -146,7 +148,7 @@ impl FlowTable {
             self.evicted.traffic.bytes += bytes;
             self.evicted.flows += 1;
             self.seen[n] = 0;
-            table.tag(n).store(LEFT, Ordering::Release);
+            table.tag(n).store(EVICTED, Ordering::Release);
             table.taken().fetch_sub(1, Ordering::Relaxed);
             table.clear(n);
         }
@@ -161,13 +163,15 @@ struct MappedFlows {
 
 impl MappedFlows {
     fn tag(&self, n: usize) -> &AtomicU64 {
-        // SAFETY: a word of the mapping, which the programs too write at once.
+        // SAFETY: an aligned word of the mapping, which outlives the reference; the
+        // programs too write it whole.
         unsafe { AtomicU64::from_ptr(&raw mut (*self.slots.element(n)).tag) }
     }
 
     fn counters(&self, n: usize) -> [&AtomicU64; 2] {
         let slot = self.slots.element(n);
-        // SAFETY: likewise.
+        // SAFETY: aligned words of the mapping, which outlives the references; the
+        // programs too write them whole.
         unsafe {
             [
                 AtomicU64::from_ptr(&raw mut (*slot).traffic.packets),
@@ -187,7 +191,8 @@ impl MappedFlows {
     }
 
     fn taken(&self) -> &AtomicU64 {
-        // SAFETY: likewise.
+        // SAFETY: the one word of the mapping, which outlives the reference; the
+        // programs too write it whole.
         unsafe { AtomicU64::from_ptr(self.taken.element(0)) }
     }
 
@@ -197,7 +202,7 @@ impl MappedFlows {
         let slots = self.slots.len();
         while self.tag((n + 1) % slots).load(Ordering::Acquire) == EMPTY
             && (self.tag(n))
-                .compare_exchange(LEFT, EMPTY, Ordering::AcqRel, Ordering::Relaxed)
+                .compare_exchange(EVICTED, EMPTY, Ordering::AcqRel, Ordering::Relaxed)
                 .is_ok()
         {
             n = (n + slots - 1) % slots;
@@ -207,20 +212,7 @@ impl MappedFlows {
 
 /// A flow for people.
 pub fn packet_flow(key: &FlowKey, traffic: Traffic) -> PacketFlow {
-    const ETH_P_IP: u16 = 0x0800;
-    const ETH_P_ARP: u16 = 0x0806;
-    const ETH_P_IPV6: u16 = 0x86dd;
-
-    let protocol = match (key.ethertype, key.protocol) {
-        (ETH_P_IP | ETH_P_IPV6, 6) => Protocol::Tcp,
-        (ETH_P_IP | ETH_P_IPV6, 17) => Protocol::Udp,
-        (ETH_P_IP, 1) => Protocol::Icmp,
-        (ETH_P_IPV6, 58) => Protocol::Icmp6,
-        (ETH_P_IP, _) => Protocol::Ipv4,
-        (ETH_P_IPV6, _) => Protocol::Ipv6,
-        (ETH_P_ARP, _) => Protocol::Arp,
-        _ => Protocol::Other,
-    };
+    let protocol = classify(key.ethertype, key.protocol);
     let end = |bytes, port| match (protocol, port) {
         (Protocol::Arp | Protocol::Other, _) => String::new(),
         (_, 0) => address(bytes).to_string(),

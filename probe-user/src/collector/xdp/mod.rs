@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use aya::maps::{Array, MapData};
-use probe_common::abi::flow::{Protocol, Traffic};
+use probe_common::{abi::flow::Traffic, labels::Protocol};
 
 mod flows;
 

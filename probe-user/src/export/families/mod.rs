@@ -1,25 +1,21 @@
 //! The families of metrics that a snapshot gives, whatever the encoding.
 
+pub mod declared;
+mod packets;
 mod self_metrics;
 mod tcp;
 
+use probe_common::metrics::MetricKind;
+
+use self::declared::{BUILD_INFO, DAEMON_UP, FamilyInfo};
 use super::Exposition;
-use crate::model::{DeviceTraffic, Histogram, Snapshot};
+use crate::model::Histogram;
 
 /// Revision of the source that this program was built from.
 pub const REVISION: &str = match option_env!("EDGEPROBE_REVISION") {
     Some(revision) => revision,
     None => "unknown",
 };
-
-/// Type of a family.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the names are those of Prometheus")]
-pub enum MetricKind {
-    Counter,
-    Gauge,
-    Histogram,
-}
 
 /// All series of one name.
 #[derive(Debug)]
@@ -62,37 +58,22 @@ pub enum SampleValue<'a> {
     },
 }
 
-use MetricKind::{Counter, Gauge};
 use SampleValue::Count;
 
 impl Exposition {
     /// All families that have a series.
     pub fn families(&self) -> Vec<Family<'_>> {
         let mut all = Builder::default();
-        all.single(
-            "edgeprobe_daemon_up",
-            "Whether the daemon delivers snapshots (1) or not (0).",
-            Gauge,
-            Count(self.snapshot.is_some().into()),
-        );
+        all.single(&DAEMON_UP, Count(self.snapshot.is_some().into()));
         if let Some(snapshot) = &self.snapshot {
-            all.tcp(&snapshot.tcp);
+            all.tcp(snapshot);
             all.resets(snapshot);
             all.listeners(snapshot);
             all.packets(snapshot);
-            all.own_cost(snapshot);
-            all.family(
-                "edgeprobe_build_info",
-                "Version and source revision of the program that answers.",
-                Gauge,
-                [(
-                    vec![
-                        ("version", env!("CARGO_PKG_VERSION")),
-                        ("revision", REVISION),
-                    ],
-                    Count(1),
-                )],
-            );
+            all.self_metrics(snapshot);
+            let version = ("version", env!("CARGO_PKG_VERSION"));
+            let labels = vec![version, ("revision", REVISION)];
+            all.family(&BUILD_INFO, [(labels, Count(1))]);
         }
         if let Some(process) = &self.process {
             all.process(process);
@@ -106,6 +87,19 @@ struct Builder<'a>(Vec<Family<'a>>);
 
 impl<'a> Builder<'a> {
     fn family(
+        &mut self,
+        info: &FamilyInfo,
+        samples: impl IntoIterator<Item = (Labels<'a>, SampleValue<'a>)>,
+    ) {
+        self.push(info.name, info.help, info.kind, samples);
+    }
+
+    fn single(&mut self, info: &FamilyInfo, value: SampleValue<'a>) {
+        self.family(info, [(Vec::new(), value)]);
+    }
+
+    /// A family, if it has a series.
+    fn push(
         &mut self,
         name: &'static str,
         help: &'static str,
@@ -124,57 +118,6 @@ impl<'a> Builder<'a> {
                 samples,
             });
         }
-    }
-
-    fn single(
-        &mut self,
-        name: &'static str,
-        help: &'static str,
-        kind: MetricKind,
-        value: SampleValue<'a>,
-    ) {
-        self.family(name, help, kind, [(Vec::new(), value)]);
-    }
-
-    fn packets(&mut self, snapshot: &'a Snapshot) {
-        let drops = snapshot.drops.iter().map(|drop| {
-            let labels = vec![
-                ("subsystem", drop.subsystem.as_str()),
-                ("reason", drop.reason.as_str()),
-                ("protocol", drop.protocol.as_str()),
-            ];
-            (labels, Count(drop.count))
-        });
-        self.family(
-            "edgeprobe_skb_drops",
-            "Packets that the kernel dropped, by its reason.",
-            Counter,
-            drops,
-        );
-        let traffic = |value: fn(&DeviceTraffic) -> u64| {
-            snapshot.devices.iter().flat_map(move |device| {
-                device.traffic.iter().map(move |traffic| {
-                    let labels = vec![
-                        ("device", device.device.as_str()),
-                        ("protocol", traffic.protocol.as_str()),
-                        ("action", traffic.action.as_str()),
-                    ];
-                    (labels, Count(value(traffic)))
-                })
-            })
-        };
-        self.family(
-            "edgeprobe_xdp_packets",
-            "Packets received at an interface, as XDP saw them.",
-            Counter,
-            traffic(|traffic| traffic.packets),
-        );
-        self.family(
-            "edgeprobe_xdp_bytes",
-            "Bytes received at an interface, link-layer header included, as XDP saw them.",
-            Counter,
-            traffic(|traffic| traffic.bytes),
-        );
     }
 }
 
@@ -200,6 +143,13 @@ mod tests {
             let mut series = HashSet::new();
             for sample in &family.samples {
                 assert!(series.insert(&sample.labels), "{}: {sample:?}", family.name);
+            }
+            let info = declared::DECLARED
+                .iter()
+                .find(|one| one.name == family.name);
+            if let Some(info) = info {
+                let labels = family.samples[0].labels.iter().map(|(name, _)| *name);
+                assert!(labels.eq(info.labels.iter().copied()), "{}", family.name);
             }
         }
         assert!(names.len() > 30, "{}", names.len());

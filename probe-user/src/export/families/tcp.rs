@@ -1,204 +1,64 @@
 //! Families of connections and of listeners.
 
-use std::collections::BTreeMap;
+use probe_common::metrics::{Buckets, COUNTERS, HISTOGRAMS, HistogramId, MetricKind};
 
 use super::{
     Builder, Labels,
-    MetricKind::{self, Counter, Gauge},
     SampleValue::{self, Count},
+    declared::{LISTEN_DROPS, LISTEN_OVERFLOWS, LISTEN_QUEUE_LENGTH, LISTEN_QUEUE_LIMIT, RESETS},
 };
 use crate::{
     export::buckets,
-    model::{Histogram, Listener, Snapshot, TcpLabels, TcpSeries},
+    model::{Histogram, ListenQueues, Listener, Snapshot, TcpLabels, TcpSeries},
+};
+
+/// Labels of a histogram that is shown by service only, from the listeners: these
+/// have one.
+const BY_SERVICE: &[&str] = &["svc"];
+
+const _: () = {
+    let mut n = 0;
+    while n < HISTOGRAMS.len() {
+        let is_by_service = HISTOGRAMS[n].labels.len() == BY_SERVICE.len();
+        assert!(is_by_service == (n == HistogramId::AcceptQueue as usize));
+        n += 1;
+    }
 };
 
 impl<'a> Builder<'a> {
-    pub(super) fn tcp(&mut self, tcp: &'a [TcpSeries]) {
-        type Single = (
-            &'static str,
-            &'static str,
-            MetricKind,
-            fn(&TcpSeries) -> u64,
-        );
-        const SINGLE: [Single; 11] = [
-            (
-                "edgeprobe_tcp_connections_opened",
-                "Connections that reached ESTABLISHED since the start.",
-                Counter,
-                |series| series.opened,
-            ),
-            (
-                "edgeprobe_tcp_connections_open",
-                "Connections in ESTABLISHED or CLOSE_WAIT now.",
-                Gauge,
-                |series| series.open,
-            ),
-            (
-                "edgeprobe_tcp_connections_aborted",
-                "Connections closed straight from ESTABLISHED or CLOSE_WAIT: reset, timed out, or closed with data unread.",
-                Counter,
-                |series| series.aborted,
-            ),
-            (
-                "edgeprobe_tcp_sent_bytes",
-                "Payload bytes sent, first transmissions only.",
-                Counter,
-                |series| series.sent_bytes,
-            ),
-            (
-                "edgeprobe_tcp_received_bytes",
-                "Payload bytes that arrived in order.",
-                Counter,
-                |series| series.received_bytes,
-            ),
-            (
-                "edgeprobe_tcp_sent_segments",
-                "Segments sent.",
-                Counter,
-                |series| series.sent_segments,
-            ),
-            (
-                "edgeprobe_tcp_received_segments",
-                "Segments received.",
-                Counter,
-                |series| series.received_segments,
-            ),
-            (
-                "edgeprobe_tcp_spurious_retransmits",
-                "Retransmitted segments that the peer already had, as it reported with DSACK.",
-                Counter,
-                |series| series.spurious_retransmits,
-            ),
-            (
-                "edgeprobe_tcp_out_of_order",
-                "Segments received out of order.",
-                Counter,
-                |series| series.out_of_order,
-            ),
-            (
-                "edgeprobe_tcp_zero_window",
-                "Times that the receive window of a connection was found closed when a segment arrived or the program read.",
-                Counter,
-                |series| series.zero_window,
-            ),
-            (
-                "edgeprobe_tcp_syn_cookie_connections",
-                "Connections opened with a SYN cookie, which have no handshake duration.",
-                Counter,
-                |series| series.syn_cookies,
-            ),
-        ];
-        type Split = (
-            &'static str,
-            &'static str,
-            &'static str,
-            fn(&TcpSeries) -> &BTreeMap<String, u64>,
-        );
-        const SPLIT: [Split; 4] = [
-            (
-                "edgeprobe_tcp_connections_closed",
-                "Connections closed, by how they ended.",
-                "reason",
-                |series| &series.closed,
-            ),
-            (
-                "edgeprobe_tcp_connect_failures",
-                "Connections never established, by why.",
-                "reason",
-                |series| &series.connect_failures,
-            ),
-            (
-                "edgeprobe_tcp_retransmits",
-                "Segments retransmitted, by cause.",
-                "type",
-                |series| &series.retransmits,
-            ),
-            (
-                "edgeprobe_tls_handshake_failures",
-                "TLS handshakes that were begun and not completed, by why.",
-                "reason",
-                |series| &series.tls_failures,
-            ),
-        ];
-        type Distribution = (
-            &'static str,
-            &'static str,
-            bool,
-            &'static [u16],
-            fn(&TcpSeries) -> &Histogram,
-        );
-        static DISTRIBUTIONS: [Distribution; 5] = [
-            (
-                "edgeprobe_tcp_rtt_seconds",
-                "Round-trip time, each new sample of the kernel that arrives in ESTABLISHED, and from then on the newest one at each visit and at the end.",
-                true,
-                &buckets::LATENCY,
-                |series| &series.rtt,
-            ),
-            (
-                "edgeprobe_tcp_handshake_duration_seconds",
-                "First SYN sent (client) or received (server) to ESTABLISHED, retransmits included.",
-                true,
-                &buckets::LATENCY,
-                |series| &series.handshake,
-            ),
-            (
-                "edgeprobe_tcp_connection_duration_seconds",
-                "ESTABLISHED to closed.",
-                true,
-                &buckets::LIFETIME,
-                |series| &series.duration,
-            ),
-            (
-                "edgeprobe_tcp_first_byte_duration_seconds",
-                "Last byte of a request received to first byte of its answer sent (server), or last byte sent to first byte received (client).",
-                false,
-                &buckets::LATENCY,
-                |series| &series.first_byte,
-            ),
-            (
-                "edgeprobe_tls_handshake_duration_seconds",
-                "TLS ClientHello to the first application data of the client.",
-                false,
-                &buckets::LATENCY,
-                |series| &series.tls_handshake,
-            ),
-        ];
-
-        for (name, help, kind, value) in SINGLE {
-            let sample = |series: &'a TcpSeries| (labels(&series.labels), Count(value(series)));
-            self.family(name, help, kind, tcp.iter().map(sample));
-        }
-        for (name, help, label, values) in SPLIT {
-            let samples = tcp.iter().flat_map(|series| {
-                values(series).iter().map(move |(key, &count)| {
-                    let own = [(label, key.as_str())];
-                    (
-                        labels(&series.labels).into_iter().chain(own).collect(),
-                        Count(count),
-                    )
+    /// What the table of TCP metrics holds, from the series and, by service only, from
+    /// the listeners.
+    pub(super) fn tcp(&mut self, snapshot: &'a Snapshot) {
+        let tcp = &snapshot.tcp;
+        let counters: Vec<_> = tcp.iter().map(TcpSeries::counters).collect();
+        for (n, info) in COUNTERS.iter().enumerate() {
+            let samples = tcp.iter().zip(&counters).flat_map(|(series, counters)| {
+                let values = counters[n].iter().enumerate();
+                values.map(|(value, &count)| {
+                    let mut labels = labels(&series.labels);
+                    labels.extend(info.by.map(|(key, names)| (key, names[value])));
+                    (labels, Count(count))
                 })
             });
-            self.family(name, help, Counter, samples);
+            self.push(info.name, info.help, info.kind, samples);
         }
-        for (name, help, always, shown, data) in DISTRIBUTIONS {
-            // Most series have no TLS, and many no answers: those have no buckets.
-            let sample = |series: &'a TcpSeries| {
-                let data = data(series);
-                let is_shown = always || !data.slots.is_empty();
-                is_shown.then(|| {
-                    (
-                        labels(&series.labels),
-                        SampleValue::Histogram { data, shown },
-                    )
-                })
+        let histograms: Vec<_> = tcp.iter().map(TcpSeries::histograms).collect();
+        for (n, info) in HISTOGRAMS.iter().enumerate() {
+            let shown = bounds(info.buckets);
+            let sample = |labels, data: &'a Histogram| {
+                let is_shown = info.is_shown_empty || !data.slots.is_empty();
+                is_shown.then_some((labels, SampleValue::Histogram { data, shown }))
             };
-            self.family(
-                name,
-                help,
-                MetricKind::Histogram,
-                tcp.iter().filter_map(sample),
-            );
+            let samples: Vec<_> = if info.labels == BY_SERVICE {
+                let all = snapshot.listeners.iter();
+                all.filter_map(|one| sample(vec![("svc", one.svc.as_str())], &one.accept_queue))
+                    .collect()
+            } else {
+                let all = tcp.iter().zip(&histograms);
+                all.filter_map(|(series, all)| sample(labels(&series.labels), all[n]))
+                    .collect()
+            };
+            self.push(info.name, info.help, MetricKind::Histogram, samples);
         }
     }
 
@@ -211,63 +71,38 @@ impl<'a> Builder<'a> {
             let labels = labels(&reset.labels).into_iter().chain(own).collect();
             (labels, Count(reset.count))
         });
-        self.family(
-            "edgeprobe_tcp_resets",
-            "Resets, by direction and the kernel's reason.",
-            Counter,
-            samples,
-        );
+        self.family(&RESETS, samples);
     }
 
     pub(super) fn listeners(&mut self, snapshot: &'a Snapshot) {
         let all = || snapshot.listeners.iter();
-        self.family(
-            "edgeprobe_tcp_listen_drops",
-            "Connections and requests that listeners dropped.",
-            Counter,
-            all().map(|listener| (vec![("svc", listener.svc.as_str())], Count(listener.drops))),
-        );
-        self.family(
-            "edgeprobe_tcp_listen_overflows",
-            "Connections and requests that listeners dropped since their accept queue was full; the kernel does not tell of which listener.",
-            Counter,
-            [(vec![], Count(snapshot.listen_overflows))],
-        );
-        let waits = all().filter(|listener| !listener.accept_queue.slots.is_empty());
-        self.family(
-            "edgeprobe_tcp_accept_queue_duration_seconds",
-            "ESTABLISHED to the first use of the socket by the program that accepted it, an upper bound of the time in the accept queue; to the return of accept() where accept_queue_exact is set.",
-            MetricKind::Histogram,
-            waits.map(|listener| {
-                let value = SampleValue::Histogram {
-                    data: &listener.accept_queue,
-                    shown: &buckets::LATENCY,
-                };
-                (vec![("svc", listener.svc.as_str())], value)
-            }),
-        );
-        let queues = |syn: fn(&Listener) -> u64, accept: fn(&Listener) -> u64| {
-            all().flat_map(move |listener| {
-                [("syn", syn(listener)), ("accept", accept(listener))].map(|(queue, count)| {
-                    (
-                        vec![("svc", listener.svc.as_str()), ("queue", queue)],
-                        Count(count),
-                    )
+        let drops =
+            all().map(|listener| (vec![("svc", listener.svc.as_str())], Count(listener.drops)));
+        self.family(&LISTEN_DROPS, drops);
+        self.single(&LISTEN_OVERFLOWS, Count(snapshot.listen_overflows));
+        let queues = |syn: fn(&ListenQueues) -> u64, accept: fn(&ListenQueues) -> u64| {
+            all().flat_map(move |Listener { svc, queues, .. }| {
+                [("syn", syn(queues)), ("accept", accept(queues))].map(|(queue, count)| {
+                    (vec![("svc", svc.as_str()), ("queue", queue)], Count(count))
                 })
             })
         };
         self.family(
-            "edgeprobe_tcp_listen_queue_length",
-            "Connections that wait in a listener's queue.",
-            Gauge,
-            queues(|l| l.syn_queue_length, |l| l.accept_queue_length),
+            &LISTEN_QUEUE_LENGTH,
+            queues(|one| one.syn_queue_length, |one| one.accept_queue_length),
         );
         self.family(
-            "edgeprobe_tcp_listen_queue_limit",
-            "Connections that may wait in a listener's queue, 0 without a listener.",
-            Gauge,
-            queues(|l| l.syn_queue_limit, |l| l.accept_queue_limit),
+            &LISTEN_QUEUE_LIMIT,
+            queues(|one| one.syn_queue_limit, |one| one.accept_queue_limit),
         );
+    }
+}
+
+/// The slots whose upper bounds the text formats show.
+fn bounds(buckets: Buckets) -> &'static [u16] {
+    match buckets {
+        Buckets::Latency => &buckets::LATENCY,
+        Buckets::Lifetime => &buckets::LIFETIME,
     }
 }
 

@@ -274,7 +274,7 @@ mod tests {
 
     #[test]
     fn another_version_is_named_even_with_a_body_of_another_shape() {
-        for (at, protocol, schema) in [(5, 7, 1), (7, 2, 7)] {
+        for (at, protocol, schema) in [(5, 7, schema()), (7, VERSION, 7)] {
             let mut bytes = frame(FrameKind::Response, b"longer than the limit");
             bytes[at] = 7;
             let Err(error) = read_back(&bytes) else {

@@ -134,6 +134,7 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
+    use crate::model::SCHEMA;
     use crate::sampler::SamplerThread;
     use crate::sampler::fake::Fake;
     use crate::serve::unix::fetch;
@@ -228,7 +229,9 @@ mod tests {
     fn truncated_and_oversized_requests_do_no_harm() {
         let server = server();
         let request = [
-            b"EPRB\x00\x02\x00\x01\x01\0\0\0\x00\x00\x00\x11".as_slice(),
+            b"EPRB\x00\x02".as_slice(),
+            &(SCHEMA as u16).to_be_bytes(),
+            b"\x01\0\0\0\x00\x00\x00\x11",
             br#"{"connections":0}"#,
         ]
         .concat();

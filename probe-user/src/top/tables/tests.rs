@@ -95,7 +95,7 @@ fn programs_show_time_a_run_only_where_it_is_measured() {
 #[test]
 fn a_listener_that_is_gone_has_no_queue() {
     let mut snapshot = sample::snapshot();
-    snapshot.listeners[0].accept_queue_limit = 0;
+    snapshot.listeners[0].queues.accept_queue_limit = 0;
     snapshot.listeners[0].drops = u64::MAX;
     let table = listeners(TableInput::totals(&snapshot));
     assert_eq!(cell(&table, 0, "accept queue"), "-");

@@ -1,0 +1,35 @@
+//! Keys of listeners.
+
+use super::pod;
+
+/// Key of a listener in the `LISTENERS` map.
+#[inline(always)]
+pub const fn listener_key(netns: u32, port: u16) -> u64 {
+    (netns as u64) << 16 | port as u64
+}
+
+/// Key of the `LISTENER_DROPS` map: where listeners listened.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ListenerKey {
+    /// Local address in network order; IPv4 is mapped into `::ffff:0:0/96`.
+    pub address: [u64; 2],
+    /// Number of the network namespace.
+    pub netns: u32,
+    /// Local port.
+    pub port: u32,
+}
+
+impl ListenerKey {
+    /// The address as 16 bytes.
+    pub fn bytes(&self) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&self.address[0].to_ne_bytes());
+        bytes[8..].copy_from_slice(&self.address[1].to_ne_bytes());
+        bytes
+    }
+}
+
+pod! {
+    ListenerKey { address, netns, port }
+}

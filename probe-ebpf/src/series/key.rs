@@ -1,0 +1,149 @@
+//! Rows by their key: side, service, peer, owner and network namespace.
+
+use aya_ebpf::bindings::BPF_NOEXIST;
+use probe_common::{
+    abi::{
+        owner::{self, CGROUP},
+        series::{OVERFLOW_ROW, SeriesKey},
+        status,
+    },
+    hooks::Loss,
+    labels::Side,
+};
+
+use super::peer::{group, peer};
+use crate::{
+    atomic,
+    globals::global,
+    kernel::{
+        addr::Address,
+        sock::{Sock, TcpSock},
+    },
+    lost,
+    maps::{NAMED_PORTS, NEXT_ROW, OWNER_OF, ROW_OF, STATUS},
+};
+
+/// The owner of a full socket, as a row's key has it.
+#[inline(always)]
+pub fn owner(sk: Sock) -> u64 {
+    if global!(CONFIG.key_owner) == owner::NONE {
+        return 0;
+    }
+    let cgroup = sk.cgroup();
+    // SAFETY: the value is copied at once.
+    match unsafe { OWNER_OF.get(&cgroup) } {
+        Some(&owner) => owner,
+        None if global!(CONFIG.key_owner) == owner::BY_NAME && cgroup != 0 => cgroup | CGROUP,
+        None => 0,
+    }
+}
+
+/// The row of a full socket of TCP, by its side and its addresses and ports; `full`
+/// counts one that finds none.
+#[inline(always)]
+pub fn row_of_tcp(tp: TcpSock, side: Side, full: Loss) -> u32 {
+    let sk = tp.sock();
+    row_on_port(sk, tp.local_port(), side, sk.netns(), full)
+}
+
+/// The row of a connection, by its side and its socket's addresses and ports.
+#[inline(always)]
+pub fn row_of_sock(sk: Sock, side: Side, netns: u32, full: Loss) -> u32 {
+    row_on_port(sk, sk.local_port(), side, netns, full)
+}
+
+#[inline(always)]
+fn row_on_port(sk: Sock, local_port: u16, side: Side, netns: u32, full: Loss) -> u32 {
+    let remote = sk.remote();
+    let (port, address) = match side {
+        Side::Server => (local_port, sk.local()),
+        Side::Client => (sk.remote_port(), remote),
+        Side::Unknown | Side::None => (0, [0; 2]),
+    };
+    row_of(side, port, address, remote, owner(sk), netns, full)
+}
+
+/// The row of a side, a service's port and address, a peer and an owner.
+#[inline(always)]
+pub fn row_of(
+    side: Side,
+    port: u16,
+    address: Address,
+    remote: Address,
+    owner: u64,
+    netns: u32,
+    full: Loss,
+) -> u32 {
+    let key = SeriesKey {
+        owner,
+        netns: if global!(CONFIG.key_netns) != 0 {
+            netns
+        } else {
+            0
+        },
+        port,
+        peer: peer(remote),
+        side: side as u8,
+        group: group(address),
+        _pad: [0; 3],
+    };
+    // SAFETY: values of this map are never removed and never change.
+    if let Some(&row) = unsafe { ROW_OF.get(&key) } {
+        return row;
+    }
+    new_row(&key, full)
+}
+
+/// Gives a key a row. Of two that do so at once for one key, the second finds
+/// the entry taken and uses it; its number is left for the next key.
+#[inline(never)]
+fn new_row(key: &SeriesKey, full: Loss) -> u32 {
+    if let Some(row) = free_row(key) {
+        if ROW_OF.insert(key, &row, u64::from(BPF_NOEXIST)).is_ok() {
+            return row;
+        }
+        if let Some(spare) = STATUS.get_ptr_mut(status::SPARE_ROW) {
+            // SAFETY: an element of `STATUS`, of which every reader and writer takes
+            // the whole word.
+            unsafe { atomic::store(spare, u64::from(row)) };
+        }
+        // SAFETY: values of this map are never removed and never change.
+        if let Some(&row) = unsafe { ROW_OF.get(key) } {
+            return row;
+        }
+    }
+    lost::count(full, key.port.into());
+    OVERFLOW_ROW
+}
+
+/// Whether a key gets a row in any case: those of services that listen here, or
+/// that have a name. Half of the rows are kept for these, or a program that talks
+/// to one port after the other would leave none.
+#[inline(always)]
+fn is_named(key: &SeriesKey) -> bool {
+    key.side == Side::Server as u8
+        || key.port == 0
+        // SAFETY: the entry is only tested for.
+        || unsafe { NAMED_PORTS.get(&u32::from(key.port)) }.is_some()
+}
+
+/// The number of a row that nobody has and that `key` may have.
+#[inline(always)]
+fn free_row(key: &SeriesKey) -> Option<u32> {
+    let next = NEXT_ROW.get_ptr_mut(0)?;
+    // SAFETY: the element of `NEXT_ROW`, read as the whole word that it is.
+    let taken = unsafe { next.read_volatile() };
+    if taken > u64::from(global!(CONFIG.rows) / 2) && !is_named(key) {
+        return None;
+    }
+    let spare = STATUS.get_ptr_mut(status::SPARE_ROW)?;
+    // SAFETY: an element of `STATUS`, read as the whole word that it is.
+    let row = unsafe { spare.read_volatile() };
+    // SAFETY: as above; of two that want the number one gets it.
+    if row != 0 && unsafe { atomic::compare_exchange(spare, row, 0) } == row {
+        return Some(row as u32);
+    }
+    // SAFETY: the element of `NEXT_ROW`.
+    let row = unsafe { atomic::fetch_add(next, 1) };
+    (row < u64::from(global!(CONFIG.rows))).then_some(row as u32)
+}

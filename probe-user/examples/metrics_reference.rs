@@ -1,0 +1,5 @@
+//! Prints `docs/metrics.md`; `cargo xtask docs` writes it.
+
+fn main() {
+    print!("{}", probe_user::export::reference::markdown());
+}
