@@ -92,6 +92,13 @@ impl Table {
         self.hidden = hidden;
     }
 
+    /// As [`Table::allow`], for the lines alone whose names begin so.
+    pub fn allow_in(&mut self, begin: &str, hidden: i64) {
+        for line in (self.lines.iter_mut()).filter(|line| line.what.starts_with(begin)) {
+            line.slack += hidden;
+        }
+    }
+
     /// Prints the table and fails where a line does not hold.
     ///
     /// # Panics

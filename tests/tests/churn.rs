@@ -15,6 +15,7 @@ use probe_tests::{
     netns::Pair,
     skip,
     truth::{self, Table},
+    witness::Witness,
 };
 
 /// Connections whose child socket exists and which are not ESTABLISHED yet: at
@@ -32,6 +33,7 @@ fn churn(test: &str, lasting: Duration) {
         .collect();
     let server = Server::start(&pair.server, &ports, &[]);
     let daemon = Daemon::start(&pair.both(), &[]);
+    let witness = Witness::start();
     let before = pair.counters();
     let done = AtomicBool::new(false);
     let clients = Clients {
@@ -63,6 +65,10 @@ fn churn(test: &str, lasting: Duration) {
     truth::against_programs(&mut table, &snapshot, client, server.totals());
     let closed = truth::sum(&snapshot, "", |one| one.closed.sum());
     table.equal("closed = opened", closed, 2 * client.connections as i64);
+    // Of a hidden retransmit the total tells, but not its cause.
+    let hidden = witness.hidden();
+    table.allow_in("retransmits other =", hidden);
+    table.allow_in("retransmits fast =", hidden);
     table.check();
     println!(
         "{scraped} scrapes beside {} connections",
