@@ -35,7 +35,10 @@ pub fn counters(snapshot: &Snapshot) -> BTreeMap<String, u64> {
     }
     for one in &snapshot.drops {
         flat.insert(
-            format!("drop {} {} {}", one.subsystem, one.reason, one.protocol),
+            format!(
+                "drop {} {} {} {}",
+                one.class, one.subsystem, one.reason, one.protocol
+            ),
             one.count,
         );
     }

@@ -9,7 +9,7 @@ use probe_common::{
 };
 
 use super::Collector;
-use crate::model;
+use crate::{kernel::drop_class, model};
 
 impl Collector {
     /// Drops by name, and the entries of the map of the rarer ones.
@@ -48,6 +48,7 @@ impl Collector {
         let rows = sums
             .into_iter()
             .map(|((subsystem, reason, protocol), count)| model::Drop {
+                class: drop_class::class(&subsystem, &reason).to_owned(),
                 subsystem,
                 reason,
                 protocol: protocol.to_owned(),

@@ -92,6 +92,7 @@ pub fn snapshot() -> Snapshot {
             sockets: Vec::new(),
         }],
         drops: vec![Drop {
+            class: "loss".into(),
             subsystem: "core".into(),
             reason: "NETFILTER_DROP".into(),
             protocol: "tcp".into(),

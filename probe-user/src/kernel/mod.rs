@@ -5,6 +5,7 @@ pub mod btf;
 pub mod caps;
 pub mod cgroup;
 pub mod clocks;
+pub mod drop_class;
 pub mod kfuncs;
 pub mod layout;
 pub mod netns;

@@ -73,7 +73,8 @@ pub fn snapshot() -> Snapshot {
         reason: reason.to_owned(),
         count,
     };
-    let drop = |subsystem: &str, reason: &str, protocol: &str, count| Drop {
+    let drop = |class: &str, subsystem: &str, reason: &str, protocol: &str, count| Drop {
+        class: class.to_owned(),
         subsystem: subsystem.to_owned(),
         reason: reason.to_owned(),
         protocol: protocol.to_owned(),
@@ -149,10 +150,10 @@ pub fn snapshot() -> Snapshot {
         ],
         listen_overflows: 38,
         drops: vec![
-            drop("core", "NETFILTER_DROP", "tcp", 90_210),
-            drop("core", "NO_SOCKET", "udp", 12),
-            drop("core", "TCP_OLD_ACK", "tcp", 1_007),
-            drop("openvswitch", "UNKNOWN_77", "other", 1),
+            drop("loss", "core", "NETFILTER_DROP", "tcp", 90_210),
+            drop("loss", "core", "NO_SOCKET", "udp", 12),
+            drop("housekeeping", "core", "TCP_OLD_ACK", "tcp", 1_007),
+            drop("loss", "openvswitch", "UNKNOWN_77", "other", 1),
         ],
         devices: vec![Device {
             device: "eth1".to_owned(),

@@ -140,6 +140,8 @@ pub struct ListenSocket {
 /// Packets that the kernel dropped for one reason.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Drop {
+    /// `loss`, or `housekeeping` where nobody lacks the packet.
+    pub class: String,
     /// `core`, or the subsystem's name in lower case.
     pub subsystem: String,
     /// Name of the reason without its prefix; `UNKNOWN_n` where BTF has none.

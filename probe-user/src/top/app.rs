@@ -42,7 +42,10 @@ impl Screen {
                 }
                 (tables::connections(input), below)
             }
-            Self::Drops => (tables::drops(input), vec![tables::resets(input)]),
+            Self::Drops => (
+                tables::drops(input),
+                vec![tables::resets(input), tables::housekeeping(input)],
+            ),
             Self::Cost => (
                 tables::programs(input),
                 vec![tables::lost(input), tables::maps(input)],

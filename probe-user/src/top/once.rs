@@ -28,6 +28,7 @@ pub fn report(snapshot: &Snapshot, host: &str, style: Style) -> String {
         tables::services(input),
         tables::drops(input),
         tables::resets(input),
+        tables::housekeeping(input),
         tables::listeners(input),
         tables::lost(input),
         tables::devices(input),

@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use probe_common::labels::Retransmit;
 
+use crate::kernel::drop_class::{HOUSEKEEPING, LOSS};
 use crate::model::delta::Delta;
 use crate::model::{
     Connection, Device, DeviceTraffic, Drop, Histogram, ListenSocket, Listener, Lost, MapUse,
@@ -220,8 +221,18 @@ pub fn connections(input: TableInput<'_>) -> Table {
     Table::build("connections", empty, "", columns, &rows, input.basis)
 }
 
-/// Packets that the kernel dropped.
+/// Packets that the kernel dropped on their way to somebody.
 pub fn drops(input: TableInput<'_>) -> Table {
+    drops_of(LOSS, "drops", "the kernel dropped no packet", input)
+}
+
+/// Packets that the kernel freed and nobody lacks.
+pub fn housekeeping(input: TableInput<'_>) -> Table {
+    let title = "freed, and nobody lacks them";
+    drops_of(HOUSEKEEPING, title, "the kernel freed no packet", input)
+}
+
+fn drops_of(class: &str, title: &'static str, none: &'static str, input: TableInput<'_>) -> Table {
     let columns: &[Column<CountedRow<'_, Drop>>] = columns![CountedRow<'_, Drop>;
         "subsystem" Plain 2 |d, _| text(&d.item.subsystem);
         "reason" Plain 0 |d, _| text(&d.item.reason);
@@ -230,9 +241,10 @@ pub fn drops(input: TableInput<'_>) -> Table {
         "total" Plain 1 |d, _| Value::Count(d.item.count);
     ];
     let mut rows = input.rows(&input.now.drops, |change| &change.drops);
+    rows.retain(|row| row.item.class == class);
     rows.sort_by_key(|row| std::cmp::Reverse(row.item.count));
-    let empty = nothing(input.now, &["kfree_skb"], "the kernel dropped no packet");
-    Table::build("drops", empty, "packets", columns, &rows, input.basis)
+    let empty = nothing(input.now, &["kfree_skb"], none);
+    Table::build(title, empty, "packets", columns, &rows, input.basis)
 }
 
 /// Resets by direction and reason.

@@ -57,7 +57,7 @@ families! {
     LISTEN_QUEUE_LIMIT: Gauge "edgeprobe_tcp_listen_queue_limit" ["svc", "queue"],
         "`sock.sk_max_ack_backlog`";
     /// Packets that the kernel dropped, by its reason.
-    SKB_DROPS: Counter "edgeprobe_skb_drops" ["subsystem", "reason", "protocol"],
+    SKB_DROPS: Counter "edgeprobe_skb_drops" ["class", "subsystem", "reason", "protocol"],
         "`kfree_skb`, `enum skb_drop_reason`";
     /// Packets received at an interface, as XDP saw them.
     XDP_PACKETS: Counter "edgeprobe_xdp_packets" ["device", "protocol", "action"], "XDP";

@@ -11,6 +11,7 @@ impl<'a> Builder<'a> {
     pub(super) fn packets(&mut self, snapshot: &'a Snapshot) {
         let drops = snapshot.drops.iter().map(|drop| {
             let labels = vec![
+                ("class", drop.class.as_str()),
                 ("subsystem", drop.subsystem.as_str()),
                 ("reason", drop.reason.as_str()),
                 ("protocol", drop.protocol.as_str()),

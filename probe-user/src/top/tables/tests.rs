@@ -40,6 +40,7 @@ fn every_default_sort_names_a_column() {
         (services(input), true),
         (connections(input), false),
         (drops(input), true),
+        (housekeeping(input), true),
         (resets(input), true),
         (listeners(input), true),
         (lost(input), true),
