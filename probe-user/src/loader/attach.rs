@@ -2,8 +2,11 @@
 
 use std::io;
 
-use anyhow::bail;
-use aya::{Btf, Ebpf, maps::ProgramArray, programs::BtfTracePoint};
+use aya::{
+    Btf, Ebpf,
+    maps::ProgramArray,
+    programs::{BtfTracePoint, ProgramError},
+};
 use probe_common::{
     abi::{config::SENDS_AFTER, owner},
     hooks::{HookType, PROGRAMS, ProgramInfo, REPLICAS, Use},
@@ -29,38 +32,84 @@ pub fn host(
     btf: &Btf,
     globals: &Globals,
     noop: bool,
-    before: impl Fn(&mut Loaded) -> anyhow::Result<()>,
+    mut before: impl FnMut(&mut Loaded) -> anyhow::Result<()>,
 ) -> anyhow::Result<Loaded> {
-    let result = attach_all(btf, globals, noop, &before);
+    let result = attach_all(btf, globals, noop, &mut before);
     match result {
-        Err(error) if globals.kfuncs.reads_payload() && !is_forbidden(&error) => {
+        Err(error) if globals.kfuncs.reads_payload() && was_refused(&error) => {
             // Some kernels have a function and keep it from tracing programs.
             tracing::warn!("trying without {}: {error:#}", kfunc::DYNPTR_FROM_SKB.name);
             let mut plain = globals.clone();
             plain.kfuncs = Kfuncs::default();
             plain.config.payload = 0;
-            attach_all(btf, &plain, noop, &before)
+            attach_all(btf, &plain, noop, &mut before)
         }
         result => result,
     }
 }
 
-/// Whether this user may not load programs at all: what the verifier refuses is
-/// `EACCES`.
-fn is_forbidden(error: &anyhow::Error) -> bool {
-    let causes = || {
-        error
-            .chain()
-            .filter_map(|cause| cause.downcast_ref::<io::Error>())
-    };
-    causes().any(|cause| cause.raw_os_error() == Some(libc::EPERM))
+/// A program that is needed is not attached.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot attach {name} to {hook}: {}; see `edgeprobe doctor`", .refusal.why)]
+struct NotAttached {
+    name: String,
+    hook: String,
+    refusal: Refusal,
+}
+
+/// Why a program is not attached.
+#[derive(Debug)]
+struct Refusal {
+    why: String,
+    /// The verifier does not take it; another one may do.
+    by_verifier: bool,
+}
+
+impl From<&ProgramError> for Refusal {
+    fn from(error: &ProgramError) -> Self {
+        let by_verifier = match error {
+            ProgramError::LoadError { io_error, .. } => is_by_verifier(io_error),
+            _ => false,
+        };
+        Self {
+            why: refusal(error),
+            by_verifier,
+        }
+    }
+}
+
+/// Whether the verifier refused to load a program: `EPERM` is for who may load none.
+fn is_by_verifier(error: &io::Error) -> bool {
+    error.raw_os_error() != Some(libc::EPERM)
+}
+
+impl From<String> for Refusal {
+    fn from(why: String) -> Self {
+        Self {
+            why,
+            by_verifier: false,
+        }
+    }
+}
+
+impl From<&str> for Refusal {
+    fn from(why: &str) -> Self {
+        why.to_owned().into()
+    }
+}
+
+/// Whether the verifier refused a program: nothing else has to do with what it calls.
+fn was_refused(error: &anyhow::Error) -> bool {
+    error
+        .downcast_ref::<NotAttached>()
+        .is_some_and(|error| error.refusal.by_verifier)
 }
 
 fn attach_all(
     btf: &Btf,
     globals: &Globals,
     noop: bool,
-    before: &impl Fn(&mut Loaded) -> anyhow::Result<()>,
+    before: &mut impl FnMut(&mut Loaded) -> anyhow::Result<()>,
 ) -> anyhow::Result<Loaded> {
     let mut loaded = Loaded::new(open(btf, globals, None)?);
     before(&mut loaded)?;
@@ -70,7 +119,7 @@ fn attach_all(
             HookType::Tracepoint => attach_with_replicas(&mut loaded, info, btf, globals, noop)?,
             HookType::Iterator => {
                 let result = load_iterator(&mut loaded.ebpf, info.name, info.hook, btf);
-                let note = result.err().map(|error| format!("{error:#}"));
+                let note = result.err().map(|error| format!("{error:#}").into());
                 record(&mut loaded, info, info.name, note)?;
             }
             HookType::Xdp => {}
@@ -141,18 +190,29 @@ fn record(
     loaded: &mut Loaded,
     info: &ProgramInfo,
     name: &str,
-    note: Option<String>,
+    note: Option<Refusal>,
 ) -> anyhow::Result<bool> {
     let hook = format!("{}/{}", info.hook_type.prefix(), info.hook);
-    match &note {
-        None => tracing::debug!("attached {name} to {hook}"),
-        Some(why) if info.required => {
-            bail!("cannot attach {name} to {hook}: {why}; see `edgeprobe doctor`")
+    let note = match note {
+        None => {
+            tracing::debug!("attached {name} to {hook}");
+            String::new()
         }
-        Some(why) => tracing::warn!("not attached: {name} to {hook}: {why}"),
-    }
-    let is_attached = note.is_none();
-    let note = note.unwrap_or_default();
+        Some(refusal) if info.required => {
+            let name = name.to_owned();
+            return Err(NotAttached {
+                name,
+                hook,
+                refusal,
+            }
+            .into());
+        }
+        Some(Refusal { why, .. }) => {
+            tracing::warn!("not attached: {name} to {hook}: {why}");
+            why
+        }
+    };
+    let is_attached = note.is_empty();
     loaded.programs.push(program(name, hook, note));
     Ok(is_attached)
 }
@@ -165,16 +225,19 @@ fn attach_tracepoint(
     tracepoint: &str,
     btf: &Btf,
     map: Option<&str>,
-) -> Result<(), String> {
+) -> Result<(), Refusal> {
     let program = ebpf
         .program_mut(name)
         .ok_or("the object has no such program")?;
-    let program: &mut BtfTracePoint = program.try_into().map_err(|error| refusal(&error))?;
+    let program: &mut BtfTracePoint = program.try_into().map_err(|error| Refusal::from(&error))?;
     program
         .load(tracepoint, btf)
-        .map_err(|error| refusal(&error))?;
+        .map_err(|error| Refusal::from(&error))?;
     if let Some(map) = map {
-        let fd = program.fd().map_err(|error| refusal(&error))?.try_clone();
+        let fd = program
+            .fd()
+            .map_err(|error| Refusal::from(&error))?
+            .try_clone();
         let fd = fd.map_err(|error| error.to_string())?;
         let map = ebpf.map_mut(map).ok_or("the object has no such map")?;
         ProgramArray::try_from(map)
@@ -185,7 +248,33 @@ fn attach_tracepoint(
         .program_mut(name)
         .ok_or("the object has no such program")?
         .try_into()
-        .map_err(|error| refusal(&error))?;
-    program.attach().map_err(|error| refusal(&error))?;
+        .map_err(|error| Refusal::from(&error))?;
+    program.attach().map_err(|error| Refusal::from(&error))?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn not_loaded(errno: i32) -> anyhow::Error {
+        NotAttached {
+            name: "tcp_probe".to_owned(),
+            hook: "tp_btf/tcp_probe".to_owned(),
+            refusal: Refusal {
+                why: "refused".to_owned(),
+                by_verifier: is_by_verifier(&io::Error::from_raw_os_error(errno)),
+            },
+        }
+        .into()
+    }
+
+    #[test]
+    fn only_the_verifiers_refusal_is_a_reason_to_do_with_fewer_functions() {
+        assert!(was_refused(&not_loaded(libc::EACCES)));
+        assert!(was_refused(&not_loaded(libc::EINVAL)));
+        assert!(!was_refused(&not_loaded(libc::EPERM)));
+        let full = anyhow::anyhow!(io::Error::from_raw_os_error(libc::E2BIG));
+        assert!(!was_refused(&full.context("a map is full")));
+    }
 }
