@@ -102,11 +102,11 @@ pub static SYNACKS: LruHashMap<HandshakeKey, u64, 4096, 0> = LruHashMap::new();
 /// Peer numbers by prefix; IPv4 is mapped into `::ffff:0:0/96`. Written by the
 /// collector at the start.
 #[btf_map]
-pub static PEERS: LpmTrie<[u8; 16], u32, 4096> = LpmTrie::new();
+pub static PEERS: LpmTrie<[u8; 16], u32, { series::PEER_NETWORKS }> = LpmTrie::new();
 
 /// Service address groups by prefix, likewise.
 #[btf_map]
-pub static GROUPS: LpmTrie<[u8; 16], u32, 255> = LpmTrie::new();
+pub static GROUPS: LpmTrie<[u8; 16], u32, { series::GROUP_NETWORKS }> = LpmTrie::new();
 
 /// Resets by row, direction and reason. Full: the reset is counted as lost, and
 /// counts in the overflow row, without its reason.

@@ -6,6 +6,7 @@ use clap::Parser;
 use probe_user::cli::{Cli, Command};
 use probe_user::collector::Collector;
 use probe_user::commands;
+use probe_user::config::ConfigErrors;
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
@@ -15,10 +16,15 @@ fn main() -> ExitCode {
         Command::Doctor(args) => commands::doctor::run(&args),
     };
     result.unwrap_or_else(|error| {
-        // One line, whatever the causes look like.
-        let lines = format!("{error:#}");
-        let words: Vec<_> = lines.split_whitespace().collect();
-        eprintln!("edgeprobe: {}", words.join(" "));
+        // A line for each error, whatever its causes look like.
+        let lines = match error.downcast_ref::<ConfigErrors>() {
+            Some(errors) => errors.lines().to_vec(),
+            None => vec![format!("{error:#}")],
+        };
+        for line in lines {
+            let words: Vec<_> = line.split_whitespace().collect();
+            eprintln!("edgeprobe: {}", words.join(" "));
+        }
         ExitCode::FAILURE
     })
 }

@@ -93,6 +93,10 @@ pub const REASON_OTHER: u32 = u32::MAX - 1;
 
 /// Ports of services that can have a row in any case.
 pub const NAMED_PORTS: usize = 4096;
+/// Networks of all groups of peers.
+pub const PEER_NETWORKS: usize = 4096;
+/// Networks that services are narrowed by.
+pub const GROUP_NETWORKS: usize = 255;
 
 /// Drop reasons of the core that have an element in the `CORE_DROPS` map, whose
 /// index is `(shard * CORE_REASONS + reason) * protocols + protocol`. Linux 7.2

@@ -16,6 +16,7 @@ use serde::Deserialize;
 pub use keys::{Daemon, KEYS, Key, Metrics, Packets};
 pub use service::{CgroupPattern, Peer, Service, ServiceSide};
 pub use setting::{parse_duration, parse_listen};
+pub use validate::ConfigErrors;
 
 /// File that is read where none is named.
 pub const DEFAULT_FILE: &str = "/etc/edgeprobe/config.toml";

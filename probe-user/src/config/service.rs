@@ -59,7 +59,7 @@ pub struct Peer {
 }
 
 /// Which control groups a service is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum CgroupPattern {
     /// The one of this path, and those below it.
     Path(String),
