@@ -147,6 +147,14 @@ pub struct DoctorArgs {
     /// Look at this interface only (repeatable) [default: all].
     #[arg(long, value_name = "NAME")]
     pub interface: Vec<String>,
+
+    /// Configuration file [default: /etc/edgeprobe/config.toml, where it exists].
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// The daemon's Unix socket [default: that of the configuration].
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
 }
 
 impl ValueEnum for XdpMode {

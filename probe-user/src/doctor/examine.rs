@@ -10,6 +10,7 @@ use probe_common::{
 
 use super::hooks::{ARGUMENTS, OWNER, OWNER_LOST, PAYLOAD_LOST};
 use super::interfaces::Interface;
+use super::privileges;
 use crate::kernel::btf::{self, Btf};
 use crate::kernel::{cgroup, layout};
 
@@ -66,6 +67,7 @@ pub enum Group {
     Kernel,
     Privileges,
     Hooks,
+    Setup,
     Interfaces,
 }
 
@@ -84,7 +86,7 @@ pub enum Status {
 }
 
 impl Check {
-    fn new(group: Group, name: &str, status: Status, found: impl Into<String>) -> Self {
+    pub(super) fn new(group: Group, name: &str, status: Status, found: impl Into<String>) -> Self {
         Self {
             group,
             name: name.to_owned(),
@@ -96,29 +98,42 @@ impl Check {
         }
     }
 
-    fn required(mut self) -> Self {
+    pub(super) fn required(mut self) -> Self {
         self.required = true;
         self
     }
 
-    fn lost(mut self, lost: &str) -> Self {
+    pub(super) fn lost(mut self, lost: &str) -> Self {
         self.lost = Some(lost.to_owned());
         self
     }
 
-    fn remedy(mut self, remedy: &str) -> Self {
+    pub(super) fn remedy(mut self, remedy: &str) -> Self {
         self.remedy = Some(remedy.to_owned());
         self
     }
+}
+
+impl Report {
+    /// Adds checks.
+    pub fn extend(&mut self, checks: Vec<Check>) {
+        self.checks.extend(checks);
+        self.usable = are_usable(&self.checks);
+    }
+}
+
+/// Whether nothing that is required is missing.
+fn are_usable(checks: &[Check]) -> bool {
+    !checks
+        .iter()
+        .any(|check| check.required && check.status == Status::Missing)
 }
 
 /// Judges the facts; `only` names the interfaces to look at, empty for all.
 pub fn examine(facts: &Facts, only: &[String]) -> Report {
     let mut checks = vec![release(&facts.release), btf_file(facts), jit(facts)];
     checks.extend([lockdown(facts), bpffs(&facts.mounts), cgroup(&facts.mounts)]);
-    checks.extend(privileges(facts));
-    checks.push(unprivileged(&facts.unprivileged));
-    checks.push(paranoid(&facts.paranoid));
+    checks.extend(privileges::checks(facts));
     checks.extend(hooks(facts.btf.as_ref().ok(), &facts.release));
     let (interfaces, failed) = interfaces(facts, only);
     checks.extend(failed);
@@ -126,9 +141,7 @@ pub fn examine(facts: &Facts, only: &[String]) -> Report {
         schema: SCHEMA,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         kernel: facts.release.clone(),
-        usable: !checks
-            .iter()
-            .any(|check| check.required && check.status == Status::Missing),
+        usable: are_usable(&checks),
         checks,
         interfaces,
     }
@@ -177,7 +190,7 @@ fn unknown(root: bool) -> &'static str {
 }
 
 /// A check of a file whose value `judge` judges.
-fn reading(
+pub(super) fn reading(
     group: Group,
     name: &str,
     reading: &Reading,
@@ -264,83 +277,6 @@ fn cgroup(mounts: &Reading) -> Check {
         },
         _ => check(Status::Unknown, "unknown: /proc is not mounted".to_owned()),
     }
-}
-
-fn privileges(facts: &Facts) -> Vec<Check> {
-    const NEEDED: [(&str, &str, &str); 5] = [
-        ("CAP_BPF", "loads programs and maps", "everything"),
-        ("CAP_PERFMON", "loads programs on tracepoints", "everything"),
-        (
-            "CAP_NET_ADMIN",
-            "attaches XDP",
-            "packets and flows of interfaces",
-        ),
-        (
-            "CAP_SYS_ADMIN",
-            "enters network namespaces",
-            "listener drops of other network namespaces, and XDP there",
-        ),
-        (
-            "CAP_SYS_PTRACE",
-            "finds network namespaces of other users' processes",
-            "namespaces without a name",
-        ),
-    ];
-    let mut advised = false;
-    let held = |name: &str| facts.capabilities.iter().any(|held| held == name);
-    NEEDED
-        .iter()
-        .map(|&(name, purpose, lost)| {
-            if held(name) {
-                return Check::new(
-                    Group::Privileges,
-                    name,
-                    Status::Ok,
-                    format!("held; {purpose}"),
-                );
-            }
-            // CAP_SYS_ADMIN includes what was split off from it.
-            if matches!(name, "CAP_BPF" | "CAP_PERFMON") && held("CAP_SYS_ADMIN") {
-                return Check::new(
-                    Group::Privileges,
-                    name,
-                    Status::Ok,
-                    format!("held through CAP_SYS_ADMIN; {purpose}"),
-                );
-            }
-            let found = format!("not held by this process; {purpose}");
-            let check = Check::new(Group::Privileges, name, Status::Missing, found)
-                .lost(&format!("{lost}, for a daemon started like this"));
-            if std::mem::replace(&mut advised, true) {
-                check
-            } else {
-                check.remedy("start the daemon as root or give it these capabilities")
-            }
-        })
-        .collect()
-}
-
-fn unprivileged(value: &Reading) -> Check {
-    let name = "BPF for ordinary users";
-    let absent = "unknown: this kernel does not say";
-    reading(Group::Privileges, name, value, absent, |value| {
-        let found = match value {
-            "0" => "allowed; not used",
-            "1" => "off until the next boot; not used",
-            "2" => "off; not used",
-            _ => "set to an unknown value; not used",
-        };
-        Check::new(Group::Privileges, name, Status::Note, found)
-    })
-}
-
-fn paranoid(value: &Reading) -> Check {
-    let name = "perf_event_paranoid";
-    let absent = "absent; not used";
-    reading(Group::Privileges, name, value, absent, |value| {
-        let found = format!("{value}; does not matter: nothing attaches through perf events");
-        Check::new(Group::Privileges, name, Status::Note, found)
-    })
 }
 
 /// The programs whose hooks are looked for: of those of a send one is enough, and

@@ -1,7 +1,7 @@
 //! What will and will not work on this host, and why.
 //!
-//! [`facts`] and [`links`] ask the host, [`examine`] judges what they found and
-//! [`report`] writes it down; only the first two touch the system. Nothing is
+//! [`facts`], [`links`] and [`setup`] ask the host, [`examine`] judges what they found and
+//! [`report`] writes it down; only the first three touch the system. Nothing is
 //! loaded or attached to find out.
 
 pub mod examine;
@@ -10,4 +10,6 @@ pub mod hooks;
 pub mod interfaces;
 pub mod links;
 pub mod netlink;
+pub mod privileges;
 pub mod report;
+pub mod setup;

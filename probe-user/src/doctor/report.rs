@@ -1,5 +1,6 @@
 //! The verdict as text.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use super::examine::{Check, Group, Report, Status};
@@ -15,23 +16,56 @@ pub fn text(report: &Report, style: Style) -> String {
         (Group::Kernel, "kernel"),
         (Group::Privileges, "privileges of this process"),
         (Group::Hooks, "hooks"),
+        (Group::Setup, "set-up"),
     ] {
+        if !report.checks.iter().any(|check| check.group == group) {
+            continue;
+        }
         let _ = writeln!(text, "\n{title}");
         write_checks(&mut text, report, group, style);
     }
     let _ = writeln!(text, "\ninterfaces");
     write_interfaces(&mut text, &report.interfaces, style);
     write_checks(&mut text, report, Group::Interfaces, style);
-    let hidden = |check: &Check| check.required && check.status == Status::Unknown;
-    let verdict = if !report.usable {
-        "edgeprobe does not work on this kernel: something that is required is missing."
-    } else if report.checks.iter().any(hidden) {
-        "Nothing that is required is known to be missing; ask again as root."
+    let _ = writeln!(text, "\n{}", verdict(report));
+    text
+}
+
+/// What follows from all of it.
+fn verdict(report: &Report) -> String {
+    let missing = |wanted: fn(&Check) -> bool| {
+        let missing = report
+            .checks
+            .iter()
+            .filter(|one| one.status == Status::Missing);
+        let names: BTreeSet<&str> = missing
+            .filter(|one| wanted(one))
+            .map(|one| one.name.as_str())
+            .collect();
+        names.into_iter().collect::<Vec<_>>().join(", ")
+    };
+    let is_of_kernel = |one: &Check| matches!(one.group, Group::Kernel | Group::Hooks);
+    let required = |one: &&Check| one.required && one.status == Status::Missing;
+    let hidden = |one: &Check| one.required && one.status == Status::Unknown;
+    if report.checks.iter().filter(required).any(is_of_kernel) {
+        return "edgeprobe does not work on this kernel: something that is required is missing."
+            .to_owned();
+    }
+    let kernel = if report.checks.iter().any(hidden) {
+        "Nothing that is required of the kernel is known to be missing; ask again as root."
     } else {
         "This kernel has all that edgeprobe needs."
     };
-    let _ = writeln!(text, "\n{verdict}");
-    text
+    if !report.usable {
+        let names = missing(|one| one.required);
+        return format!("{kernel} A daemon started like this would not start: {names}.");
+    }
+    let lacked = missing(|one| one.group == Group::Privileges);
+    if lacked.is_empty() {
+        kernel.to_owned()
+    } else {
+        format!("{kernel} A daemon started like this would lack {lacked}.")
+    }
 }
 
 fn write_checks(text: &mut String, report: &Report, group: Group, style: Style) {
@@ -179,6 +213,46 @@ mod tests {
         let report = examine(&poor(), &[]);
         assert!(!report.usable);
         insta::assert_snapshot!(text(&report, UTF8));
+    }
+
+    #[test]
+    fn the_last_line_agrees_with_what_is_above_it() {
+        let last = |facts: &Facts, more: Vec<Check>| {
+            let mut report = examine(facts, &[]);
+            report.checks.retain(|one| one.group != Group::Hooks);
+            report.extend(more);
+            let text = text(&report, Style::PLAIN);
+            (report.usable, text.lines().last().unwrap().to_owned())
+        };
+        let mut facts = poor();
+        facts.lockdown = value("[none]");
+        // As root, without what everything needs.
+        let (usable, line) = last(&facts, Vec::new());
+        assert!(!usable);
+        assert_eq!(
+            line,
+            "This kernel has all that edgeprobe needs. A daemon started like this would not \
+             start: CAP_BPF, CAP_PERFMON."
+        );
+        // An ordinary user starts none, but is told what is lacking.
+        facts.root = false;
+        let (usable, line) = last(&facts, Vec::new());
+        assert!(usable);
+        assert!(line.ends_with("CAP_SYS_ADMIN, CAP_SYS_PTRACE."), "{line}");
+        facts.capabilities = [
+            "CAP_NET_ADMIN",
+            "CAP_SYS_ADMIN",
+            "CAP_SYS_PTRACE",
+            "CAP_DAC_READ_SEARCH",
+        ]
+        .map(str::to_owned)
+        .into();
+        let (_, line) = last(&facts, Vec::new());
+        assert_eq!(line, "This kernel has all that edgeprobe needs.");
+        let wrong = Check::new(Group::Setup, "configuration", Status::Missing, "x").required();
+        let (usable, line) = last(&facts, vec![wrong]);
+        assert!(!usable);
+        assert!(line.ends_with("would not start: configuration."), "{line}");
     }
 
     #[test]
