@@ -3,7 +3,7 @@
 use std::{
     env, fs,
     path::PathBuf,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard, Once, PoisonError},
 };
 
 static TURN: Mutex<()> = Mutex::new(());
@@ -57,7 +57,29 @@ pub fn turn(test: &str) -> Option<MutexGuard<'static, ()>> {
         skipped(test, "needs root");
         return None;
     }
+    if !root_is_mounted() {
+        // All for the same reason: one message will do.
+        static SAID: Once = Once::new();
+        SAID.call_once(|| skipped(test, NO_MOUNT));
+        return None;
+    }
     Some(TURN.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// What is wrong where `/` is not mounted.
+const NO_MOUNT: &str = "and all others: `/` is no mount point, as in a plain chroot, so `ip netns` \
+                        cannot work: `mount --bind` the root on itself before going in";
+
+/// Whether `/` is a mount point, as `ip netns` needs it to be.
+fn root_is_mounted() -> bool {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    has_root(&mounts)
+}
+
+fn has_root(mountinfo: &str) -> bool {
+    mountinfo
+        .lines()
+        .any(|line| line.split(' ').nth(4) == Some("/"))
 }
 
 /// The path of a program, or `None`, said loudly.
@@ -109,5 +131,18 @@ pub fn kernel() -> (u32, u32) {
     match (numbers.next(), numbers.next()) {
         (Some(major), Some(minor)) => (major, minor),
         _ => panic!("the kernel's release is {release:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_root_is_found_by_its_mount_point() {
+        let root = "22 1 0:21 / / rw,relatime - ext4 /dev/vda rw";
+        let proc = "23 22 0:22 / /proc rw - proc proc rw";
+        assert!(has_root(&format!("{proc}\n{root}\n")));
+        assert!(!has_root(proc));
     }
 }

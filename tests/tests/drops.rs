@@ -88,6 +88,9 @@ fn six_ways_to_die_are_told_apart_and_counted() {
             let socket = UdpSocket::bind(SocketAddr::new(address, 12)).expect("a UDP socket");
             let raw = socket2::SockRef::from(&socket);
             raw.set_recv_buffer_size(1).expect("a small buffer");
+            // Or nothing would be dropped for want of room.
+            let size = raw.recv_buffer_size().expect("its size");
+            assert!(size < EACH * 512, "{size} bytes hold all that is sent");
             socket
         };
         Pair::SERVERS.map(bind).into()

@@ -118,6 +118,16 @@ fn unit(workspace: &Workspace) -> Result<Tally> {
 }
 
 fn kernel(workspace: &Workspace, args: &[&str]) -> Result<Tally> {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").context("no /proc")?;
+    if !mounts
+        .lines()
+        .any(|line| line.split(' ').nth(4) == Some("/"))
+    {
+        bail!(
+            "`/` is no mount point, as in a plain chroot, so `ip netns` cannot work: \
+             `mount --bind` the root on itself before going in"
+        );
+    }
     prepare(workspace, "the kernel tests", packages::KERNEL_TESTS)?;
     let binary = build::edgeprobe(workspace, false)?;
     let mut command = workspace.cargo();

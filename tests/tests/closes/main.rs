@@ -5,7 +5,7 @@ mod connection;
 mod counts;
 mod scenarios;
 
-use std::net::SocketAddr;
+use std::{collections::BTreeSet, net::SocketAddr};
 
 use probe_tests::{
     daemon::Daemon,
@@ -78,7 +78,7 @@ fn a_reset_from_time_wait_leaves_the_end_as_it_was() {
             }
         }
     }
-    let snapshot = once_ended(&daemon, &ended);
+    let snapshot = once_ended(&daemon, &ended, &BTreeSet::new());
     let wrong = differences("ends", &ends(&snapshot), &ended);
     assert!(wrong.is_empty(), "{wrong:#?}\n{:#?}", snapshot.resets);
     let sent = |why: &str| -> u64 {
