@@ -190,12 +190,19 @@ layout! {
     snd_cwnd: Field("tcp_sock.snd_cwnd"), 4, required;
     /// `unsigned long`, number of a system call (x86-64 only).
     orig_ax: Field("pt_regs.orig_ax"), 8, optional;
+    /// `unsigned long`, the first argument of a 32-bit system call (x86-64 only).
+    regs_bx: Field("pt_regs.bx"), 8, optional;
+    /// `u32`, flags of a thread, one of which tells of a 32-bit system call (x86-64
+    /// only).
+    task_status: Field("task_struct.thread_info.status"), 4, optional;
     /// `struct files_struct *` of a process.
     task_files: Field("task_struct.files"), 8, required;
     /// `struct fdtable *`.
     files_fdt: Field("files_struct.fdt"), 8, required;
     /// `struct file **`, by descriptor.
     fdtable_fd: Field("fdtable.fd"), 8, required;
+    /// `unsigned int`, how many there are.
+    fdtable_max_fds: Field("fdtable.max_fds"), 4, required;
     /// `void *`; of a socket's file its `struct socket *`.
     file_private_data: Field("file.private_data"), 8, required;
     /// `struct sock *`.

@@ -155,6 +155,83 @@ fn the_true_end_of_the_accept_queue_can_be_had() {
     }
 }
 
+/// A system call with the number and the arguments of a 32-bit program, which has
+/// negative error numbers.
+#[cfg(target_arch = "x86_64")]
+fn call_32(number: u32, arguments: [u32; 4]) -> i32 {
+    let [a, b, c, d] = arguments.map(u64::from);
+    let result: u64;
+    // SAFETY: the calls of the tests read and write no memory: they are given numbers
+    // and null pointers alone. The kernel keeps all registers but those of the result
+    // and the scratch ones; `rbx`, which the compiler reserves, is given back.
+    unsafe {
+        std::arch::asm!(
+            "xchg rbx, {first}", "int 0x80", "xchg rbx, {first}",
+            first = inout(reg) a => _,
+            inout("rax") u64::from(number) => result,
+            in("rcx") b, in("rdx") c, in("rsi") d,
+            out("r8") _, out("r9") _, out("r10") _, out("r11") _,
+        );
+    }
+    result as i32
+}
+
+/// `accept()` of a 32-bit program has another number, and that of `accept()` is another
+/// call there.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn calls_of_32_bit_programs_are_taken_for_what_they_are() {
+    use std::os::fd::{AsRawFd as _, FromRawFd as _};
+
+    const TEST: &str = "calls_of_32_bit_programs_are_taken_for_what_they_are";
+    const LATE: Duration = Duration::from_millis(200);
+    const ACCEPT4: u32 = 364;
+    /// 43 is `accept()` of 64 bits: it returns clock ticks.
+    const TIMES: u32 = 43;
+    let Some(_turn) = skip::turn(TEST) else {
+        return;
+    };
+    // Without emulation the call is a fault, so a process of its own tries.
+    let ia32 = std::fs::read_to_string("/proc/kallsyms").is_ok_and(|symbols| {
+        symbols.contains(" __ia32_compat_sys_socketcall") || symbols.contains(" ia32_sys_call")
+    });
+    if !ia32 {
+        skip::impossible(TEST, "this kernel runs no 32-bit programs");
+        return;
+    }
+    let pair = Pair::new();
+    let daemon = Daemon::configured(&pair.both(), "[metrics]\naccept_queue_exact = true\n", &[]);
+    for (target, listener) in listeners(&pair) {
+        let client = pair.client.run(|| TcpStream::connect(target));
+        let mut client = client.expect("a connection");
+        client.write_all(b"?").expect("the kernel takes it");
+        somebody_waits(&listener);
+        thread::sleep(LATE);
+        let fd = call_32(ACCEPT4, [listener.as_raw_fd() as u32, 0, 0, 0]);
+        assert!(fd >= 0, "accept4() of 32 bits: {fd}");
+        // SAFETY: the call has just opened it, and nothing else closes it.
+        let mut stream = unsafe { TcpStream::from_raw_fd(fd) };
+        // Accepted, and not used yet; nor is it by calls that return any number.
+        for _ in 0..1000 {
+            call_32(TIMES, [0; 4]);
+        }
+        thread::sleep(LATE);
+        stream.read_exact(&mut [0]).expect("a request");
+    }
+    load::quiet(&pair.both(), 0);
+    let queue = accept_queue(&daemon.snapshot());
+    let middle = queue.quantile(0.5).expect("observations");
+    println!("32 bits: {middle:.6} s");
+    assert_eq!(queue.count(), Pair::SERVERS.len() as u64);
+    let ratio = middle / LATE.as_secs_f64();
+    let most = 1.0 + 0.05 * f64::from(daemon::slowness());
+    assert!(
+        (0.95..most).contains(&ratio),
+        "{middle} s instead of {LATE:?}"
+    );
+    daemon.stop();
+}
+
 /// Sends SYNs that nobody will complete, from addresses where a client is that
 /// answers nothing.
 fn flood(pair: &Pair, target: SocketAddr, count: u32) {
