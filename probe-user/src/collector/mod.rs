@@ -40,6 +40,7 @@ use crate::{
         kfuncs::Kfuncs,
         layout,
         netns::{self, NetNs},
+        preemption,
         reasons::Reasons,
     },
     loader::{self, Globals, Loaded, maps},
@@ -95,7 +96,7 @@ impl Collector {
         let modules = Path::new(VMLINUX).parent().unwrap_or(Path::new("/"));
         let reasons = Reasons::read(&own_btf, modules);
         let kernel = clocks::kernel_release();
-        let preempts = clocks::preempts_programs(&kernel);
+        let preempts = preemption::preempts_programs(&own_btf);
         let kfuncs = Kfuncs::resolve(&own_btf);
         let has_hook = |used| {
             let mut programs = PROGRAMS.iter().filter(|info| info.used == used);

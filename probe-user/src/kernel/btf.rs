@@ -367,6 +367,11 @@ impl Btf {
             .is_some()
     }
 
+    /// Whether there is a typedef of that name.
+    pub fn has_typedef(&self, name: &str) -> bool {
+        self.named(name, &[kind::TYPEDEF]).is_some()
+    }
+
     /// Names and values of an enumeration; `None` if there is no such type.
     pub fn enum_variants(&self, name: &str) -> Option<Vec<(String, u32)>> {
         let ty = self.named(name, &[kind::ENUM])?;

@@ -24,19 +24,6 @@ pub fn kernel_release() -> String {
     release.trim().to_owned()
 }
 
-/// First major release that preempts programs on tracepoints
-/// (`include/linux/tracepoint.h:__DECLARE_TRACE_CALL`).
-const PREEMPTS: u32 = 7;
-
-/// Whether a kernel of that release preempts programs on tracepoints.
-pub fn preempts_programs(release: &str) -> bool {
-    let major = release
-        .split('.')
-        .next()
-        .and_then(|major| major.parse().ok());
-    major.is_some_and(|major: u32| major >= PREEMPTS)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -51,12 +38,5 @@ mod tests {
         let around = before.elapsed().as_nanos() as u64;
         assert!(first > 0);
         assert!((20_000_000..=around).contains(&passed), "{passed} {around}");
-    }
-
-    #[test]
-    fn the_major_release_tells_whether_programs_are_preempted() {
-        assert!(preempts_programs("7.2.13+deb14-cloud-amd64"));
-        assert!(!preempts_programs("6.18.44-fc"));
-        assert!(!preempts_programs("unknown"));
     }
 }

@@ -10,5 +10,6 @@ pub mod kfuncs;
 pub mod layout;
 pub mod netns;
 pub mod netstat;
+pub mod preemption;
 pub mod process;
 pub mod reasons;
