@@ -1,7 +1,7 @@
 //! Read-only globals that user space sets before the programs are loaded.
 
 use probe_common::{
-    abi::config::{MAX_NETNS, ProbeConfig},
+    abi::config::ProbeConfig,
     layout::{ABSENT, ENTRIES, KernelLayout},
 };
 
@@ -20,7 +20,6 @@ pub static CONFIG: ProbeConfig = ProbeConfig {
     peers: 0,
     groups: 0,
     netns_len: 0,
-    netns: [0; MAX_NETNS],
     reason_not_specified: 0,
     sends: 0,
     preempts: 0,

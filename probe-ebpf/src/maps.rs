@@ -8,6 +8,7 @@ use aya_ebpf::{
 };
 use probe_common::{
     abi::{
+        config::MAX_NETNS,
         conn::Conn,
         flow::{Flow, Traffic},
         listener::ListenerKey,
@@ -87,6 +88,12 @@ pub static LISTENERS: HashMap<u64, u8, 4096, NO_PREALLOC> = HashMap::new();
 /// of namespaces that are gone. Full: counted; those drops are nobody's.
 #[btf_map]
 pub static LISTENER_DROPS: HashMap<ListenerKey, u64, 1024, NO_PREALLOC> = HashMap::new();
+
+/// Numbers of the network namespaces that are watched, where not all are. Written by
+/// user space whenever one comes or goes under its name, read by the TCP and drop
+/// programs.
+#[btf_map]
+pub static WATCHED: HashMap<u32, u8, { 2 * MAX_NETNS }, NO_PREALLOC> = HashMap::new();
 
 /// Ports of the configured services, which get a row in any case. Written by the
 /// collector at the start.

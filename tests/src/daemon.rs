@@ -5,7 +5,7 @@ use std::{
     env,
     ffi::{OsStr, OsString},
     fs::{self, File, Permissions},
-    os::unix::fs::PermissionsExt as _,
+    os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
@@ -18,6 +18,7 @@ use probe_user::{
 };
 use tempfile::TempDir;
 
+pub use crate::kernel_objects::{KernelObject, kernel_objects};
 use crate::{netns::Netns, poll, skip};
 
 /// How long an orderly end may take.
@@ -247,9 +248,47 @@ impl Daemon {
         Self::run(inside, arguments, folder)
     }
 
+    /// Starts it with a soft and hard limit of open files, watching all namespaces.
+    ///
+    /// # Panics
+    ///
+    /// Where it does not answer.
+    #[track_caller]
+    pub fn start_limited(files: u64) -> Self {
+        let folder = tempfile::tempdir().expect("a folder for the socket");
+        let arguments: Vec<OsString> = vec![
+            "daemon".into(),
+            "--socket".into(),
+            folder.path().join(SOCKET).into(),
+        ];
+        let mut command = edgeprobe(&arguments);
+        let limit = libc::rlimit {
+            rlim_cur: files,
+            rlim_max: files,
+        };
+        // SAFETY: between fork and exec it calls `setrlimit` alone, which may be called
+        // there and reads nothing but its own copy of the limit.
+        unsafe {
+            command.pre_exec(move || match libc::setrlimit(libc::RLIMIT_NOFILE, &limit) {
+                0 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            });
+        }
+        Self::run_command(None, command, arguments, folder)
+    }
+
     #[track_caller]
     fn run(inside: Option<&Netns>, arguments: Vec<OsString>, folder: TempDir) -> Self {
-        let command = edgeprobe(&arguments);
+        Self::run_command(inside, edgeprobe(&arguments), arguments, folder)
+    }
+
+    #[track_caller]
+    fn run_command(
+        inside: Option<&Netns>,
+        command: Command,
+        arguments: Vec<OsString>,
+        folder: TempDir,
+    ) -> Self {
         let log = folder.path().join("messages");
         let running = match inside {
             Some(netns) => netns.run(|| Running::start(command, log)),
@@ -429,47 +468,9 @@ impl Killed {
     }
 }
 
-/// A BPF object of the kernel: what it is and its number.
-pub type KernelObject = (&'static str, u32);
-
-/// BPF objects that a process holds, as `/proc` shows them.
-pub fn kernel_objects(pid: u32) -> BTreeSet<KernelObject> {
-    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fdinfo")) else {
-        return BTreeSet::new();
-    };
-    let texts = entries.filter_map(|entry| fs::read_to_string(entry.ok()?.path()).ok());
-    texts.filter_map(|text| kernel_object(&text)).collect()
-}
-
-fn kernel_object(text: &str) -> Option<KernelObject> {
-    // A link shows the number of its program too: ask for it first.
-    ["link_id", "map_id", "prog_id"]
-        .into_iter()
-        .find_map(|kind| {
-            let line = text.lines().find_map(|line| line.strip_prefix(kind))?;
-            Some((kind, line.trim_start_matches(':').trim().parse().ok()?))
-        })
-}
-
 /// Seconds since 1970.
 pub fn now() -> f64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0.0, |since| since.as_secs_f64())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_link_is_not_taken_for_its_program() {
-        let link = "pos:\t0\nlink_type:\ttracing\nlink_id:\t7\nprog_tag:\tx\nprog_id:\t9\n";
-        assert_eq!(kernel_object(link), Some(("link_id", 7)));
-        assert_eq!(
-            kernel_object("prog_type:\t1\nprog_id:\t9\n"),
-            Some(("prog_id", 9))
-        );
-        assert_eq!(kernel_object("pos:\t0\n"), None);
-    }
 }

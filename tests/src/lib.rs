@@ -11,6 +11,7 @@ pub mod delay;
 pub mod flatten;
 pub mod frame;
 pub mod http;
+mod kernel_objects;
 pub mod load;
 pub mod netns;
 pub mod poll;

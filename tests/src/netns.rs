@@ -154,8 +154,7 @@ impl Netns {
 
 impl Drop for Netns {
     fn drop(&mut self) {
-        // A daemon of another test may hold the device for a moment longer:
-        // the name goes, the rest follows with its last user.
+        // The name goes, the rest follows with its last user.
         let _ = Command::new("ip")
             .args(["netns", "del", &self.name])
             .output();
@@ -188,13 +187,18 @@ impl Pair {
             server: Netns::new(),
             client: Netns::new(),
         };
-        let peer = pair.client.name.as_str();
-        pair.server.ip(&format!(
+        pair.join();
+        pair
+    }
+
+    /// Makes [`DEVICE`] in both, which have none.
+    pub fn join(&self) {
+        let peer = self.client.name.as_str();
+        self.server.ip(&format!(
             "link add {DEVICE} type veth peer name {DEVICE} netns {peer}"
         ));
-        Self::configure(&pair.server, 1);
-        Self::configure(&pair.client, 2);
-        pair
+        Self::configure(&self.server, 1);
+        Self::configure(&self.client, 2);
     }
 
     /// Gives [`DEVICE`] its addresses: 1 is the server, 2 the client.

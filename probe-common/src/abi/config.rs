@@ -31,10 +31,9 @@ pub struct ProbeConfig {
     pub peers: u32,
     /// 1 where services are narrowed by address.
     pub groups: u32,
-    /// How many of [`Self::netns`] are set; 0 watches all.
+    /// How many network namespaces are named; 0 watches all, else those whose numbers
+    /// are in the `WATCHED` map.
     pub netns_len: u32,
-    /// Numbers of the network namespaces to watch.
-    pub netns: [u32; MAX_NETNS],
     /// This kernel's `SKB_DROP_REASON_NOT_SPECIFIED`.
     pub reason_not_specified: u32,
     /// How sends are seen: [`SENDS_BEFORE`] and so on.
@@ -57,7 +56,7 @@ pub struct ProbeConfig {
 
 pod! {
     ProbeConfig {
-        rows, shards, conn_slots, key_netns, key_owner, peers, groups, netns_len, netns,
+        rows, shards, conn_slots, key_netns, key_owner, peers, groups, netns_len,
         reason_not_specified, sends, preempts, flows, flow_slots, flow_keys, payload, logs,
     }
 }

@@ -8,6 +8,12 @@ pub const fn listener_key(netns: u32, port: u16) -> u64 {
     (netns as u64) << 16 | port as u64
 }
 
+/// The number of the network namespace in such a key.
+#[inline(always)]
+pub const fn listener_netns(key: u64) -> u32 {
+    (key >> 16) as u32
+}
+
 /// Key of the `LISTENER_DROPS` map: where listeners listened.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -13,9 +13,10 @@ pub mod sock;
 
 use core::{arch::asm, ffi::c_void, ptr::NonNull};
 
-use probe_common::abi::config::MAX_NETNS;
-
-use crate::globals::{LAYOUT, global};
+use crate::{
+    globals::{LAYOUT, global},
+    maps::WATCHED,
+};
 
 /// Loads a `T` at `offset` bytes into a kernel structure.
 ///
@@ -60,19 +61,6 @@ pub fn netns_inum(net: *const c_void) -> u32 {
 /// Whether the namespace is watched.
 #[inline(always)]
 pub fn watched(netns: u32) -> bool {
-    let len = global!(CONFIG.netns_len);
-    if len == 0 {
-        return true;
-    }
-    let mut n = 0;
-    while n < MAX_NETNS {
-        if n as u32 >= len {
-            return false;
-        }
-        if global!(CONFIG.netns[n]) == netns {
-            return true;
-        }
-        n += 1;
-    }
-    false
+    // Where all are, the verifier removes the rest.
+    global!(CONFIG.netns_len) == 0 || WATCHED.get_ptr(&netns).is_some()
 }

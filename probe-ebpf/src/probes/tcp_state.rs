@@ -62,7 +62,8 @@ pub fn sock_set_state(ctx: *const c_void) {
     if sk.protocol() != IPPROTO_TCP {
         return;
     }
-    if global!(CONFIG.netns_len) != 0 && !watched(sk.netns()) {
+    // A connection may outlive the name of its namespace.
+    if global!(CONFIG.netns_len) != 0 && !watched(sk.netns()) && conn::get(sk).is_none() {
         return;
     }
     match new {

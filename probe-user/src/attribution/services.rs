@@ -1,5 +1,7 @@
 //! Which service a connection or a listener is of.
 
+use std::collections::BTreeSet;
+
 use anyhow::ensure;
 use ipnet::IpNet;
 use probe_common::labels::Side;
@@ -32,10 +34,27 @@ struct ServiceMatcher {
     name: String,
     side: ServiceSide,
     ports: Vec<u16>,
-    netns: Option<u32>,
+    netns: Option<NamedNetns>,
     addresses: Vec<IpNet>,
     /// Bits of its control groups; 0: any.
     owners: u64,
+}
+
+/// A namespace by name. One that is made again has another number.
+#[derive(Debug)]
+struct NamedNetns {
+    name: String,
+    /// The numbers that it has had: what was counted under one keeps its service.
+    inums: BTreeSet<u32>,
+}
+
+impl NamedNetns {
+    fn find(name: &str) -> anyhow::Result<Self> {
+        Ok(Self {
+            name: name.to_owned(),
+            inums: [NetNs::named(name)?.inum].into(),
+        })
+    }
 }
 
 impl Services {
@@ -49,7 +68,7 @@ impl Services {
         let mut matchers = Vec::new();
         let mut groups: Vec<IpNet> = Vec::new();
         for service in services {
-            let netns = service.netns.as_deref().map(NetNs::named).transpose()?;
+            let netns = service.netns.as_deref().map(NamedNetns::find).transpose()?;
             for &net in &service.addresses {
                 if !groups.contains(&net.trunc()) {
                     groups.push(net.trunc());
@@ -59,7 +78,7 @@ impl Services {
                 name: service.name.clone(),
                 side: service.side,
                 ports: service.ports.clone(),
-                netns: netns.map(|netns| netns.inum),
+                netns,
                 addresses: service.addresses.clone(),
                 owners: (service.owners()).fold(0, |bits, one| bits | owners.bit(&one)),
             });
@@ -75,6 +94,19 @@ impl Services {
     /// Whether a service is narrowed by its network namespace.
     pub fn by_netns(&self) -> bool {
         self.matchers.iter().any(|service| service.netns.is_some())
+    }
+
+    /// Learns the numbers of namespaces that were made again under their names.
+    pub fn follow_namespaces(&mut self) {
+        for netns in self
+            .matchers
+            .iter_mut()
+            .filter_map(|one| one.netns.as_mut())
+        {
+            if let Ok(found) = NetNs::named(&netns.name) {
+                netns.inums.insert(found.inum);
+            }
+        }
     }
 
     /// Prefixes of the services' addresses.
@@ -108,7 +140,7 @@ impl Services {
         let found = self.matchers.iter().find(|service| {
             (service.side == ServiceSide::Any || service.side == wanted)
                 && (service.ports.is_empty() || service.ports.contains(&port))
-                && service.netns.is_none_or(|inum| inum == netns)
+                && (service.netns.as_ref()).is_none_or(|one| one.inums.contains(&netns))
                 && (service.owners == 0 || service.owners & owners != 0)
                 && (service.addresses.is_empty()
                     || match at {

@@ -34,8 +34,23 @@ pub struct Listeners {
 /// What listeners that have closed had counted, by where they listened.
 pub type ClosedListeners = HashMap<ListenerKey, u64>;
 
+/// A namespace that was visited.
+#[derive(Clone, Copy, Debug)]
+pub struct VisitedNamespace {
+    /// Its number.
+    pub inum: u32,
+    /// Tells it from others that had the number before, see
+    /// [`cookie`](crate::kernel::netns::cookie); `None`
+    /// where the kernel did not say.
+    pub identity: Option<u64>,
+    /// What its kernel counters said; `None` where `/proc` cannot be read.
+    pub counted: Option<NetstatCounts>,
+}
+
 #[derive(Debug, Default)]
 struct NamespaceListeners {
+    /// As [`VisitedNamespace::identity`].
+    identity: Option<u64>,
     /// What the kernel had counted when it was last read.
     counted: NetstatCounts,
     /// The most that was ever counted at an address and port, with the service;
@@ -51,17 +66,26 @@ const MAX_SOCKETS: usize = 100;
 
 impl Listeners {
     /// Takes in what one iteration over the sockets of a namespace saw. `ended` was
-    /// read before it; `counted` is `None` where `/proc` cannot be read.
+    /// read before it.
     pub fn update(
         &mut self,
-        netns: u32,
+        namespace: &VisitedNamespace,
         records: &[ListenerRecord],
         ended: &ClosedListeners,
-        counted: Option<NetstatCounts>,
         attribution: &mut Attribution,
     ) {
+        let VisitedNamespace {
+            inum: netns,
+            identity,
+            counted,
+        } = *namespace;
         let is_new = !self.namespaces.contains_key(&netns);
         let known = self.namespaces.entry(netns).or_default();
+        if known.identity.is_some() && identity.is_some() && known.identity != identity {
+            // Another one has the number now: all that it counts is new.
+            *known = NamespaceListeners::default();
+        }
+        known.identity = identity;
         // Drops of an address and port, and the service where one listens there now.
         let mut sockets: HashMap<_, (u64, Option<String>)> = HashMap::new();
         for (key, &drops) in ended.iter().filter(|(key, _)| key.netns == netns) {
@@ -136,6 +160,7 @@ impl Listeners {
             .filter(|(inum, _)| !exists(**inum))
         {
             *gone = NamespaceListeners {
+                identity: gone.identity,
                 counted: gone.counted,
                 ..NamespaceListeners::default()
             };
@@ -253,6 +278,7 @@ pub fn listen_socket(socket: &Endpoint, owner: Owner) -> ListenSocket {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
 
     #[test]
     fn the_sum_is_the_namespaces() {
@@ -274,5 +300,34 @@ mod tests {
         attribute(6, &[("web".to_owned(), 4)], &mut drops);
         assert_eq!(drops["web"], 4);
         assert_eq!(drops[OTHER], 2);
+    }
+
+    #[test]
+    fn another_namespace_of_the_same_number_counts_from_its_beginning() {
+        let mut attribution = Attribution::new(&Config::default()).unwrap();
+        let mut listeners = Listeners::default();
+        let mut visit = |listeners: &mut Listeners, identity, listen_drops| {
+            let namespace = VisitedNamespace {
+                inum: 7,
+                identity: Some(identity),
+                counted: Some(NetstatCounts {
+                    listen_drops,
+                    listen_overflows: listen_drops,
+                    cookies: 0,
+                }),
+            };
+            listeners.update(&namespace, &[], &HashMap::new(), &mut attribution);
+        };
+        visit(&mut listeners, 1, 100);
+        listeners.start();
+        visit(&mut listeners, 1, 110);
+        assert_eq!((listeners.drops[OTHER], listeners.overflows()), (10, 10));
+        // More than the first had counted.
+        visit(&mut listeners, 2, 500);
+        assert_eq!((listeners.drops[OTHER], listeners.overflows()), (510, 510));
+        // One that was out of sight in between is no other one.
+        listeners.retain(|_| false);
+        visit(&mut listeners, 2, 501);
+        assert_eq!(listeners.drops[OTHER], 511);
     }
 }

@@ -5,14 +5,15 @@ mod connections;
 mod drops;
 mod listeners;
 mod mmap_array;
+mod namespaces;
 mod resets;
 mod self_metrics;
 mod socket_iter;
 mod tcp;
+mod watched;
 mod xdp;
 
 use std::{
-    collections::HashMap,
     path::Path,
     time::{Duration, Instant},
 };
@@ -21,7 +22,7 @@ use anyhow::Context as _;
 use aya::maps::{Array, HashMap as BpfHash, MapData, lpm_trie::LpmTrie};
 use probe_common::{
     abi::{
-        config::{MAX_NETNS, ProbeConfig, SENDS_AFTER, SENDS_BEFORE, SENDS_UNSEEN},
+        config::{ProbeConfig, SENDS_AFTER, SENDS_BEFORE, SENDS_UNSEEN},
         iter::Endpoint,
         series::{NAMED_PORTS, OVERFLOW_ROW, ResetKey},
         status,
@@ -30,7 +31,10 @@ use probe_common::{
     labels::Direction,
 };
 
-use self::{listeners::Listeners, tcp::Rows, xdp::XdpDevice};
+use self::{
+    listeners::Listeners, namespaces::Namespaces, tcp::Rows, watched::WatchedNumbers,
+    xdp::XdpDevice,
+};
 use crate::{
     attribution::{Attribution, owners::Processes},
     config::Config,
@@ -38,9 +42,7 @@ use crate::{
         btf::{Btf, VMLINUX},
         clocks,
         kfuncs::Kfuncs,
-        layout,
-        netns::{self, NetNs},
-        preemption,
+        layout, limits, preemption,
         reasons::Reasons,
     },
     loader::{self, Globals, Loaded, maps},
@@ -63,10 +65,9 @@ pub struct Collector {
     attribution: Attribution,
     reasons: Reasons,
     listeners: Listeners,
-    namespaces: HashMap<u32, NetNs>,
-    /// Named on the command line: no others are looked for.
-    fixed_namespaces: bool,
-    namespaces_read: Instant,
+    namespaces: Namespaces,
+    /// Follows the names of those that are watched by name.
+    _watched: Option<WatchedNumbers>,
     last_iteration: Instant,
     iteration_cost: Duration,
     connections: u64,
@@ -91,6 +92,7 @@ impl Collector {
     /// One line that says what is missing and what to do about it.
     pub fn start(config: &Config) -> anyhow::Result<Self> {
         let start_seconds = clocks::unix_seconds();
+        limits::raise_open_files();
         let own_btf = Btf::from_sys_fs()?;
         let layout = layout::resolve(&own_btf)?;
         let modules = Path::new(VMLINUX).parent().unwrap_or(Path::new("/"));
@@ -111,9 +113,8 @@ impl Collector {
         tracing::debug!("read the kernel's types");
         let btf = aya::Btf::from_sys_fs().context("cannot read the kernel's BTF")?;
 
-        let namespaces = named_namespaces(config)?;
+        let namespaces = Namespaces::find(&config.netns)?;
         let interfaces = xdp::find(config, &namespaces)?;
-        let fixed_namespaces = !namespaces.is_empty();
         let attribution = Attribution::new(config)?;
         let shards = loader::possible_cpus()?.next_power_of_two().min(MAX_SHARDS);
         let globals = Globals {
@@ -124,7 +125,7 @@ impl Collector {
                 sends,
                 preempts: preempts.into(),
                 payload: kfuncs.reads_payload().into(),
-                ..probe_config(&namespaces, &attribution, &reasons, shards)
+                ..probe_config(config.netns.len(), &attribution, &reasons, shards)
             },
             accept_exit: config.metrics.accept_queue_exact,
             kfuncs,
@@ -136,7 +137,11 @@ impl Collector {
         } else {
             None
         };
+        let mut watched = None;
         let mut host = loader::host(&btf, &globals, config.noop_programs, |loaded| {
+            if namespaces.are_named() {
+                watched = Some(WatchedNumbers::start(loaded, config.netns.clone())?);
+            }
             prepare(loaded, &attribution)
         })?;
         attribution.owners.tell(&mut host)?;
@@ -150,8 +155,7 @@ impl Collector {
             reasons,
             listeners: Listeners::default(),
             namespaces,
-            fixed_namespaces,
-            namespaces_read: Instant::now(),
+            _watched: watched,
             last_iteration: Instant::now(),
             iteration_cost: Duration::ZERO,
             connections: 0,
@@ -163,9 +167,6 @@ impl Collector {
             _stats: stats,
         };
         tracing::debug!("loaded the programs");
-        if !collector.fixed_namespaces {
-            collector.namespaces = netns::all();
-        }
         if !config.noop_programs {
             collector.iterate_sockets()?;
             collector.set_status(status::COMPLETE, 1)?;
@@ -202,8 +203,10 @@ impl Collector {
         let (drops, drop_entries) = self.drops()?;
         snapshot.drops = drops;
         for device in &mut self.devices {
+            device.follow();
             snapshot.devices.push(device.read()?);
         }
+        snapshot.network_namespaces = self.namespaces.summary();
         self.self_metrics(&mut snapshot)?;
         for (map, entries) in [("RESETS", reset_entries), ("DROPS", drop_entries)] {
             snapshot.maps.push(maps::usage(&self.host, map, entries));
@@ -217,6 +220,7 @@ impl Collector {
     fn read_rows(&mut self) -> anyhow::Result<()> {
         if self.rows.read(&self.host)? {
             let (attribution, rows) = (&mut self.attribution, &self.rows);
+            attribution.services.follow_namespaces();
             attribution.learn_namespaces(rows.keys().map(|key| key.netns));
             let owners = rows.keys().map(|key| key.owner);
             attribution.owners.learn(&mut self.host, owners)?;
@@ -238,37 +242,22 @@ impl Collector {
     }
 }
 
-fn named_namespaces(config: &Config) -> anyhow::Result<HashMap<u32, NetNs>> {
-    if config.netns.len() > MAX_NETNS {
-        anyhow::bail!("--netns can be given {MAX_NETNS} times at most");
-    }
-    let named = config
-        .netns
-        .iter()
-        .map(|name| NetNs::named(name).map(|netns| (netns.inum, netns)));
-    named.collect()
-}
-
 fn probe_config(
-    namespaces: &HashMap<u32, NetNs>,
+    named_namespaces: usize,
     attribution: &Attribution,
     reasons: &Reasons,
     shards: u32,
 ) -> ProbeConfig {
-    let mut config = ProbeConfig {
+    ProbeConfig {
         shards,
         key_netns: u32::from(attribution.by_netns()),
         key_owner: attribution.owners.mode(),
         peers: u32::from(!attribution.peers.prefixes().is_empty()),
         groups: u32::from(!attribution.services.prefixes().is_empty()),
-        netns_len: namespaces.len() as u32,
+        netns_len: named_namespaces as u32,
         reason_not_specified: reasons.not_specified(),
         ..ProbeConfig::default()
-    };
-    for (slot, inum) in config.netns.iter_mut().zip(namespaces.keys()) {
-        *slot = *inum;
     }
-    config
 }
 
 /// Fills the maps that the programs read, before any of them runs.

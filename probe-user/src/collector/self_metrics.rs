@@ -10,7 +10,7 @@ use probe_common::{
     labels::Cause,
 };
 
-use super::Collector;
+use super::{Collector, xdp::XdpDevice};
 use crate::{
     kernel::process,
     loader::maps,
@@ -20,7 +20,8 @@ use crate::{
 impl Collector {
     /// What the tool missed, what it holds and what it costs.
     pub(super) fn self_metrics(&self, snapshot: &mut Snapshot) -> anyhow::Result<()> {
-        let loadeds = || std::iter::once(&self.host).chain(self.devices.iter().map(|d| &d.loaded));
+        let loadeds =
+            || std::iter::once(&self.host).chain(self.devices.iter().map(XdpDevice::loaded));
         let mut lost: BTreeMap<(&str, &str), u64> = BTreeMap::new();
         let words: Array<&MapData, u64> = self.host.map("STATUS")?;
         let is_full = words.get(&status::FULL, 0)? != 0;
@@ -58,6 +59,10 @@ impl Collector {
             for (hook, count) in skipped {
                 *lost.entry((hook, "recursion")).or_default() += count;
             }
+        }
+        let unattached = self.devices.iter().map(XdpDevice::lost);
+        if let Some(count) = unattached.reduce(|sum, count| sum + count) {
+            lost.insert(("xdp", "detached"), count);
         }
         snapshot.lost = lost
             .into_iter()

@@ -12,21 +12,25 @@ use aya::{
 };
 use probe_common::abi::{
     iter::{ConnectionRecord, ListenerRecord, RecordKind},
-    listener::{ListenerKey, listener_key},
+    listener::{ListenerKey, listener_key, listener_netns},
     status,
 };
 
-use super::{Collector, ITERATION_INTERVAL, listeners::ClosedListeners};
+use super::{
+    Collector, ITERATION_INTERVAL,
+    listeners::{ClosedListeners, VisitedNamespace},
+};
 use crate::{
-    kernel::{netns, netstat::NetstatCounts},
+    kernel::{
+        netns::{self, EnterError, NetNs},
+        netstat::NetstatCounts,
+    },
     loader::{self, maps},
 };
 
 /// How long after its last one a listener still takes SYN cookies
 /// (`TCP_SYNCOOKIE_VALID`).
 const COOKIES_VALID: Duration = Duration::from_secs(120);
-/// How often new network namespaces are looked for.
-const NETNS_INTERVAL: Duration = Duration::from_secs(10);
 
 impl Collector {
     pub(super) fn set_status(&mut self, element: u32, value: u64) -> anyhow::Result<()> {
@@ -39,56 +43,48 @@ impl Collector {
     /// where these are to be reported.
     pub(super) fn iterate_sockets(&mut self) -> anyhow::Result<Vec<ConnectionRecord>> {
         let begin = Instant::now();
-        if !self.fixed_namespaces && self.namespaces_read.elapsed() >= NETNS_INTERVAL {
-            self.namespaces = netns::all();
-            self.namespaces_read = begin;
-        }
         let before = maps::counter(&self.host, "VISITED")?;
-        let mut listening = HashSet::new();
-        let mut connections = Vec::new();
-        let mut gone = Vec::new();
-        let mut cookies = 0;
-        let closed = self.closed_listeners()?;
-        for (&inum, netns) in &self.namespaces {
-            let ebpf = &mut self.host.ebpf;
-            let iterated = netns.run(|| {
-                let bytes = loader::iterate(ebpf, loader::ITER_TCP);
-                (bytes, NetstatCounts::here())
-            });
-            match iterated {
-                Ok((bytes, counted)) => {
-                    let seen = SocketRecords::read(&bytes?);
-                    cookies += counted.map_or(0, |counted| counted.cookies);
-                    let listeners = &seen.listeners;
-                    self.listeners
-                        .update(inum, listeners, &closed, counted, &mut self.attribution);
-                    let key = |one: &ListenerRecord| {
-                        listener_key(one.socket.netns, one.socket.local_port)
-                    };
-                    listening.extend(listeners.iter().map(key));
-                    connections.extend(seen.connections);
-                }
-                Err(error) => {
-                    tracing::warn!("network namespace {inum} is left out: {error:#}");
-                    gone.push(inum);
+        let mut seen = SeenSockets {
+            closed: self.closed_listeners()?,
+            ..SeenSockets::default()
+        };
+        self.namespaces.begin_visit();
+        self.attribution.services.follow_namespaces();
+        let mut waiting: Vec<NetNs> = self.namespaces.known().cloned().collect();
+        for attempt in [Attempt::First, Attempt::Last] {
+            let mut gone = Vec::new();
+            for netns in waiting {
+                match self.visit(&netns, &mut seen)? {
+                    Ok(()) => {}
+                    // The process that it was found at has ended: others may be there.
+                    Err(EnterError::Gone(_)) if attempt == Attempt::First => gone.push(netns.inum),
+                    Err(EnterError::Gone(_)) => {}
+                    Err(error) => {
+                        self.namespaces.leave_out(&netns, &error);
+                        seen.left_out.insert(netns.inum);
+                    }
                 }
             }
+            if gone.is_empty() {
+                break;
+            }
+            self.namespaces.look();
+            let found = gone.iter().filter_map(|&inum| self.namespaces.get(inum));
+            waiting = found.cloned().collect();
         }
-        if cookies != self.cookies {
-            self.cookies = cookies;
+        self.namespaces.end_visit();
+        if seen.cookies != self.cookies {
+            self.cookies = seen.cookies;
             self.cookies_came = Some(begin);
         }
         let come = |came: Instant| came.elapsed() < COOKIES_VALID + ITERATION_INTERVAL;
         let come = self.cookies_came.is_some_and(come);
         self.set_status(status::COOKIES, come.into())?;
-        self.forget_listeners(&listening)?;
-        for inum in gone {
-            self.namespaces.remove(&inum);
-        }
+        self.forget_listeners(&seen)?;
         let namespaces = &self.namespaces;
-        self.listeners.retain(|inum| namespaces.contains_key(&inum));
-        let is_gone = |key: &&ListenerKey| !namespaces.contains_key(&key.netns);
-        for key in closed.keys().filter(is_gone) {
+        (self.listeners).retain(|inum| namespaces.get(inum).is_some());
+        let is_gone = |key: &&ListenerKey| namespaces.get(key.netns).is_none();
+        for key in seen.closed.keys().filter(is_gone) {
             let mut map: BpfHash<&mut MapData, ListenerKey, u64> =
                 self.host.map_mut("LISTENER_DROPS")?;
             map.remove(key)?;
@@ -96,7 +92,42 @@ impl Collector {
         self.connections = maps::counter(&self.host, "VISITED")? - before;
         self.last_iteration = Instant::now();
         self.iteration_cost = begin.elapsed();
-        Ok(connections)
+        Ok(seen.connections)
+    }
+
+    /// Iterates over the sockets of a namespace. The outer error is the kernel's, of
+    /// the iteration.
+    fn visit(
+        &mut self,
+        netns: &NetNs,
+        seen: &mut SeenSockets,
+    ) -> anyhow::Result<Result<(), EnterError>> {
+        let ebpf = &mut self.host.ebpf;
+        let visited = netns.run(|| {
+            let bytes = loader::iterate(ebpf, loader::ITER_TCP);
+            (bytes, NetstatCounts::here(), netns::cookie().ok())
+        });
+        let (bytes, counted, identity) = match visited {
+            Ok(visited) => visited,
+            Err(error) => return Ok(Err(error)),
+        };
+        let records = SocketRecords::read(&bytes?);
+        seen.cookies += counted.map_or(0, |counted| counted.cookies);
+        let namespace = VisitedNamespace {
+            inum: netns.inum,
+            identity,
+            counted,
+        };
+        self.listeners.update(
+            &namespace,
+            &records.listeners,
+            &seen.closed,
+            &mut self.attribution,
+        );
+        let key = |one: &ListenerRecord| listener_key(one.socket.netns, one.socket.local_port);
+        seen.listening.extend(records.listeners.iter().map(key));
+        seen.connections.extend(records.connections);
+        Ok(Ok(()))
     }
 
     /// What listeners that have closed had dropped.
@@ -106,14 +137,39 @@ impl Collector {
     }
 
     /// Forgets the listeners that are gone: a client may get their port.
-    fn forget_listeners(&mut self, listening: &HashSet<u64>) -> anyhow::Result<()> {
+    fn forget_listeners(&mut self, seen: &SeenSockets) -> anyhow::Result<()> {
         let mut known: BpfHash<&mut MapData, u64, u8> = self.host.map_mut("LISTENERS")?;
         let keys = known.keys().collect::<Result<Vec<u64>, _>>()?;
-        for key in keys.into_iter().filter(|key| !listening.contains(key)) {
+        let is_gone = |key: &u64| {
+            !seen.listening.contains(key) && !seen.left_out.contains(&listener_netns(*key))
+        };
+        for key in keys.into_iter().filter(is_gone) {
             known.remove(&key)?;
         }
         Ok(())
     }
+}
+
+/// Which time a namespace is visited in an iteration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Attempt {
+    First,
+    Last,
+}
+
+/// What an iteration saw in all namespaces.
+#[derive(Debug, Default)]
+struct SeenSockets {
+    /// What listeners had dropped that closed before it.
+    closed: ClosedListeners,
+    /// The listeners that are there.
+    listening: HashSet<u64>,
+    /// Connections, where these are to be reported.
+    connections: Vec<ConnectionRecord>,
+    /// SYN cookies that have come back.
+    cookies: u64,
+    /// Numbers of namespaces that could not be visited and may be there.
+    left_out: HashSet<u32>,
 }
 
 /// What the iterator reported of a network namespace.

@@ -8,6 +8,7 @@ pub mod clocks;
 pub mod drop_class;
 pub mod kfuncs;
 pub mod layout;
+pub mod limits;
 pub mod netns;
 pub mod netstat;
 pub mod preemption;

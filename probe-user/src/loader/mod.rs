@@ -9,7 +9,7 @@ pub mod maps;
 
 pub use self::{
     attach::host,
-    device::device,
+    device::DeviceProgram,
     iterate::{ITER_TASK_FILE, ITER_TCP, iterate},
     load::{Globals, Loaded, memory_bytes, possible_cpus},
 };

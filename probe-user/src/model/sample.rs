@@ -149,6 +149,11 @@ pub fn snapshot() -> Snapshot {
             },
         ],
         listen_overflows: 38,
+        network_namespaces: NetworkNamespaces {
+            watched: 12,
+            left_out: 1,
+            left_out_names: vec!["web7: not a network namespace".to_owned()],
+        },
         drops: vec![
             drop("loss", "core", "NETFILTER_DROP", "tcp", 90_210),
             drop("loss", "core", "NO_SOCKET", "udp", 12),

@@ -47,12 +47,28 @@ pub struct Snapshot {
     pub connections: Vec<Connection>,
     /// What the tool missed.
     pub lost: Vec<Lost>,
+    /// The network namespaces that are watched, and those that should be.
+    #[serde(default)]
+    pub network_namespaces: NetworkNamespaces,
     /// Maps that can fill up.
     pub maps: Vec<MapUse>,
     /// The kernel programs, attached or not.
     pub programs: Vec<Program>,
     /// What the daemon itself costs.
     pub process: Process,
+}
+
+/// The network namespaces at the last visit.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NetworkNamespaces {
+    /// How many were visited.
+    pub watched: u64,
+    /// How many were left out: they could not be entered, are not there any more, or
+    /// are none.
+    pub left_out: u64,
+    /// At most ten of those, each with the reason.
+    pub left_out_names: Vec<String>,
 }
 
 /// Resets of one direction and reason.
@@ -262,13 +278,14 @@ pub struct Connection {
     pub retransmits: u64,
 }
 
-/// Events that are missing from the numbers or lost their labels; with the cause
-/// `recursion` at most so many.
+/// Events that are missing from the numbers or lost their labels; with the causes
+/// `recursion` and `detached` at most so many.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Lost {
     /// The hook.
     pub hook: String,
-    /// `map_full`, `parse`, `limit` or `recursion`.
+    /// `map_full`, `parse`, `limit`, `recursion` or `detached`: packets of an interface
+    /// that came again, before the program was attached to it again.
     pub cause: String,
     /// How many.
     pub count: u64,

@@ -1,17 +1,20 @@
 //! Interfaces with XDP: attached, and read.
 
-use std::collections::HashMap;
-
 use aya::maps::{Array, MapData};
 use probe_common::{abi::flow::Traffic, labels::Protocol};
 
+mod attachment;
 mod flows;
 
-use self::flows::{FlowReading, FlowTable};
+use self::{
+    attachment::Attachment,
+    flows::{FlowReading, FlowTable},
+};
+use super::namespaces::Namespaces;
 use crate::{
     config::Config,
     kernel::netns::NetNs,
-    loader::{self, Globals, Loaded, maps},
+    loader::{DeviceProgram, Globals, Loaded, maps},
     model::{self, MapUse},
 };
 
@@ -21,20 +24,33 @@ const TOP_FLOWS: usize = 100;
 /// A device whose packets are counted, or that could not be had.
 #[derive(Debug)]
 pub struct XdpDevice {
-    /// Its name.
+    /// Its name in the numbers.
     pub name: String,
-    mode: &'static str,
-    /// The program and its maps.
-    pub loaded: Loaded,
+    attachment: Attachment,
     flows: FlowTable,
 }
 
 impl XdpDevice {
+    /// The program and its maps.
+    pub fn loaded(&self) -> &Loaded {
+        &self.attachment.program.loaded
+    }
+
+    /// Follows the interface, which may have gone, or gone and come again.
+    pub fn follow(&mut self) {
+        self.attachment.follow();
+    }
+
+    /// Packets that an interface had received before it was found to have come again.
+    pub fn lost(&self) -> u64 {
+        self.attachment.lost
+    }
+
     /// Reads its maps once.
     pub fn read(&mut self) -> anyhow::Result<model::Device> {
         let mut device = model::Device {
             device: self.name.clone(),
-            xdp_mode: self.mode.to_owned(),
+            xdp_mode: self.attachment.mode().to_owned(),
             ..model::Device::default()
         };
         // The flows first and the totals after them: what arrives in between is
@@ -43,7 +59,7 @@ impl XdpDevice {
             mut flows,
             sum,
             evicted,
-        } = self.flows.read(&self.loaded)?;
+        } = self.flows.read(&self.attachment.program.loaded)?;
         device.flows = flows.len() as u64;
         flows.sort_by_key(|(_, traffic)| std::cmp::Reverse(traffic.bytes));
         flows.truncate(TOP_FLOWS);
@@ -54,13 +70,13 @@ impl XdpDevice {
         device.past_flows = evicted.flows;
         device.past_packets = evicted.traffic.packets;
         device.past_bytes = evicted.traffic.bytes;
-        let overflow: Array<&MapData, Traffic> = self.loaded.map("OVERFLOW")?;
+        let overflow: Array<&MapData, Traffic> = self.loaded().map("OVERFLOW")?;
         let overflow = overflow.get(&0, 0)?;
         device.overflow_packets = overflow.packets;
         device.overflow_bytes = overflow.bytes;
         device.flow_packets = sum.packets + evicted.traffic.packets + overflow.packets;
         device.flow_bytes = sum.bytes + evicted.traffic.bytes + overflow.bytes;
-        let totals: Array<&MapData, Traffic> = self.loaded.map("DEVICE")?;
+        let totals: Array<&MapData, Traffic> = self.loaded().map("DEVICE")?;
         let protocols = Protocol::NAMES.len() as u32;
         for (n, protocol) in Protocol::NAMES.into_iter().enumerate() {
             let mut sum = Traffic::default();
@@ -86,7 +102,7 @@ impl XdpDevice {
         MapUse {
             map: format!("FLOWS/{}", self.name),
             capacity: self.flows.most().into(),
-            ..maps::usage(&self.loaded, "FLOWS", flows)
+            ..maps::usage(self.loaded(), "FLOWS", flows)
         }
     }
 }
@@ -107,21 +123,18 @@ pub struct FoundInterface {
 /// # Errors
 ///
 /// There is no such interface.
-pub fn find(
-    config: &Config,
-    namespaces: &HashMap<u32, NetNs>,
-) -> anyhow::Result<Vec<FoundInterface>> {
+pub fn find(config: &Config, namespaces: &Namespaces) -> anyhow::Result<Vec<FoundInterface>> {
     let own = NetNs::own()?;
     let mut found = Vec::new();
     for interface in &config.packets.interfaces {
-        let candidates: Vec<&NetNs> = if namespaces.is_empty() {
-            vec![&own]
+        let candidates: Vec<&NetNs> = if namespaces.are_named() {
+            namespaces.known().collect()
         } else {
-            namespaces.values().collect()
+            vec![&own]
         };
         let mut having = Vec::new();
         for netns in candidates {
-            if netns.run(|| nix::net::if_::if_nametoindex(interface.as_str()).is_ok())? {
+            if attachment::find(netns, interface)?.is_some() {
                 having.push(netns);
             }
         }
@@ -156,10 +169,9 @@ pub fn attach(
 ) -> anyhow::Result<Vec<XdpDevice>> {
     let mut devices = Vec::new();
     for one in found {
-        let (loaded, mode) = loader::device(
+        let program = DeviceProgram::load(
             btf,
             globals,
-            &one.netns,
             &one.interface,
             config.packets.xdp_mode,
             config.packets.flows,
@@ -167,8 +179,7 @@ pub fn attach(
         )?;
         devices.push(XdpDevice {
             name: one.name,
-            mode: mode.unwrap_or_default(),
-            loaded,
+            attachment: Attachment::new(program, one.netns, one.interface),
             flows: FlowTable::new(config.packets.flows, config.packets.flow_idle),
         });
     }

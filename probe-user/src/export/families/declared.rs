@@ -63,9 +63,11 @@ families! {
     XDP_PACKETS: Counter "edgeprobe_xdp_packets" ["device", "protocol", "action"], "XDP";
     /// Bytes received at an interface, link-layer header included, as XDP saw them.
     XDP_BYTES: Counter "edgeprobe_xdp_bytes" ["device", "protocol", "action"], "XDP";
-    /// Events that are missing from the numbers or lost their labels; with the cause recursion at most so many.
+    /// Events that are missing from the numbers or lost their labels; with the causes recursion and detached at most so many.
     EVENTS_LOST: Counter "edgeprobe_events_lost" ["hook", "cause"],
-        "the programs; `recursion` from the kernel's `recursion_misses`";
+        "the programs; `recursion` from the kernel's `recursion_misses`, `detached` from the interface's `rx_packets`";
+    /// Network namespaces at the last visit of their sockets, visited or left out.
+    NETWORK_NAMESPACES: Gauge "edgeprobe_network_namespaces" ["state"], "the daemon";
     /// Entries of a kernel map in use.
     MAP_ENTRIES: Gauge "edgeprobe_map_entries" ["map"], "the programs' maps";
     /// Entries that fit into a kernel map.

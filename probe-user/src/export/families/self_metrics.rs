@@ -6,9 +6,9 @@ use super::{
     Builder,
     SampleValue::{Count, Number},
     declared::{
-        DAEMON_CPU, DAEMON_RESIDENT, EVENTS_LOST, MAP_CAPACITY, MAP_ENTRIES, PROCESS_CPU,
-        PROCESS_OPEN_FDS, PROCESS_RESIDENT, PROCESS_START, PROGRAM_ATTACHED, PROGRAM_RUN_SECONDS,
-        PROGRAM_RUNS, PROGRAM_SKIPPED, SNAPSHOT_DURATION, SNAPSHOT_TIMESTAMP,
+        DAEMON_CPU, DAEMON_RESIDENT, EVENTS_LOST, MAP_CAPACITY, MAP_ENTRIES, NETWORK_NAMESPACES,
+        PROCESS_CPU, PROCESS_OPEN_FDS, PROCESS_RESIDENT, PROCESS_START, PROGRAM_ATTACHED,
+        PROGRAM_RUN_SECONDS, PROGRAM_RUNS, PROGRAM_SKIPPED, SNAPSHOT_DURATION, SNAPSHOT_TIMESTAMP,
     },
 };
 use crate::model::{MapUse, Process, Snapshot};
@@ -20,6 +20,13 @@ impl<'a> Builder<'a> {
             (labels, Count(lost.count))
         });
         self.family(&EVENTS_LOST, lost);
+        let namespaces = &snapshot.network_namespaces;
+        let states = [
+            ("watched", namespaces.watched),
+            ("left_out", namespaces.left_out),
+        ];
+        let samples = states.map(|(state, count)| (vec![("state", state)], Count(count)));
+        self.family(&NETWORK_NAMESPACES, samples);
         let maps = |value: fn(&MapUse) -> u64| {
             // The sum of those that are not listed has no entries of its own.
             let listed = snapshot.maps.iter().filter(|map| map.capacity != 0);

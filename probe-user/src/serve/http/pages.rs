@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::export::families::REVISION;
-use crate::model::{Lost, MapUse, Program, Snapshot};
+use crate::model::{Lost, MapUse, NetworkNamespaces, Program, Snapshot};
 
 /// What `/status` shows.
 #[derive(Serialize)]
@@ -29,6 +29,7 @@ struct DaemonStatus<'a> {
     timestamp_seconds: f64,
     programs: &'a [Program],
     devices: Vec<DeviceStatus<'a>>,
+    network_namespaces: &'a NetworkNamespaces,
     capabilities: &'a [String],
     maps: &'a [MapUse],
     /// Only what is not zero.
@@ -66,6 +67,7 @@ pub fn status(latest: Result<Arc<Snapshot>, String>) -> serde_json::Result<Vec<u
                     xdp_mode: &device.xdp_mode,
                 })
                 .collect(),
+            network_namespaces: &snapshot.network_namespaces,
             capabilities: &snapshot.process.capabilities,
             maps: &snapshot.maps,
             lost: snapshot.lost.iter().filter(|lost| lost.count > 0).collect(),
