@@ -13,6 +13,7 @@ use crate::{build, cmd, packages, workspace::Workspace};
 const COUNTING: &[&str] = &[
     "causes",
     "closes",
+    "come_and_go",
     "drops",
     "first_byte",
     "full",
