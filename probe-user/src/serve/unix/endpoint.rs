@@ -9,7 +9,7 @@ use std::os::unix::fs::{
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, UnixAddr};
 use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::Group;
@@ -137,7 +137,7 @@ fn bind_private(path: &Path) -> anyhow::Result<UnixListener> {
     let socket = socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
     fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR)?;
     socket::bind(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
-    socket::listen(&socket, Backlog::new(128)?)?;
+    socket::listen(&socket, Backlog::MAXCONN)?;
     Ok(socket.into())
 }
 
@@ -156,6 +156,9 @@ fn access(group: Option<&str>) -> anyhow::Result<Access> {
 
 /// Locks a file that its last owner removes: one that was removed between
 /// opening and locking is not the lock any more.
+///
+/// Nothing but a lock is ever written to: no file that a link leads to, and none that
+/// holds something else.
 fn take(path: &Path) -> anyhow::Result<File> {
     let failed = || format!("cannot lock {}; {HINT}", path.display());
     loop {
@@ -165,30 +168,55 @@ fn take(path: &Path) -> anyhow::Result<File> {
             .create(true)
             .truncate(false)
             .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
             .open(path)
-            .with_context(failed)?;
+            .map_err(|error| match error.raw_os_error() {
+                Some(libc::ELOOP) => foreign(path, "a symbolic link"),
+                _ => anyhow!(error).context(failed()),
+            })?;
+        let ours = file.metadata().with_context(failed)?;
+        if !ours.is_file() || ours.nlink() > 1 {
+            return Err(foreign(path, "no file of its own"));
+        }
         match file.try_lock() {
             Ok(()) => {}
             Err(fs::TryLockError::WouldBlock) => {
-                let mut owner = String::new();
-                let _ = (&file).take(20).read_to_string(&mut owner);
                 bail!(
                     "another daemon uses it (process {}): stop that one, or give this one another --socket",
-                    owner.trim()
+                    holder(&file).unwrap_or_default()
                 );
             }
             Err(fs::TryLockError::Error(error)) => return Err(error).with_context(failed),
         }
-        let ours = file.metadata().with_context(failed)?;
-        if fs::metadata(path)
+        if fs::symlink_metadata(path)
             .is_ok_and(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino()))
         {
+            if ours.len() > 0 && holder(&file).is_none() {
+                return Err(foreign(path, "no lock of a daemon"));
+            }
             file.set_len(0).with_context(failed)?;
             file.rewind().with_context(failed)?;
             write!(file, "{}", std::process::id()).with_context(failed)?;
             return Ok(file);
         }
     }
+}
+
+/// The process whose number a lock holds; `None` where it holds anything else.
+fn holder(mut file: &File) -> Option<String> {
+    let mut text = String::new();
+    file.rewind().ok()?;
+    file.take(20).read_to_string(&mut text).ok()?;
+    let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    is_number.then_some(text)
+}
+
+/// What stands where the lock should be.
+fn foreign(path: &Path, what: &str) -> anyhow::Error {
+    anyhow!(
+        "{} is {what}: remove it, or choose another path with --socket",
+        path.display()
+    )
 }
 
 #[cfg(test)]
@@ -285,6 +313,39 @@ mod tests {
         assert!(error.contains("exists and is not a socket"), "{error}");
         drop(endpoint);
         assert_eq!(fs::read_to_string(&config.socket).unwrap(), "precious");
+    }
+
+    #[test]
+    fn nothing_but_a_lock_is_written_to() {
+        let directory = tempfile::tempdir().unwrap();
+        let precious = directory.path().join("precious");
+        let path = directory.path().join("lock");
+        let refused = |text: &str| {
+            fs::write(&precious, "precious").unwrap();
+            let error = format!("{:#}", take(&path).unwrap_err());
+            assert!(error.contains(text), "{error}");
+            assert!(error.contains("remove it"), "{error}");
+            assert_eq!(fs::read_to_string(&precious).unwrap(), "precious");
+        };
+        fs::write(&precious, "").unwrap();
+        std::os::unix::fs::symlink(&precious, &path).unwrap();
+        refused("a symbolic link");
+        fs::remove_file(&path).unwrap();
+        fs::hard_link(&precious, &path).unwrap();
+        refused("no file of its own");
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "some text").unwrap();
+        refused("no lock of a daemon");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "some text");
+        fs::remove_file(&path).unwrap();
+        nix::unistd::mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
+        refused("no file of its own");
+        // What a daemon that was killed has left is a lock.
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "4711").unwrap();
+        drop(take(&path).unwrap());
+        let me = std::process::id().to_string();
+        assert_eq!(fs::read_to_string(&path).unwrap(), me);
     }
 
     #[test]
