@@ -6,19 +6,19 @@ use anyhow::{Context, anyhow};
 
 use super::{Config, keys::KEYS, setting::NO_SUCH};
 
+/// What each variable of the configuration begins with.
+const PREFIX: &str = "EDGEPROBE_";
+
 impl Config {
-    /// Lays environment variables over the configuration. Those that begin like
-    /// the variables of a section must be keys.
+    /// Lays environment variables over the configuration. Those that begin with
+    /// `EDGEPROBE_` must be keys, but for [those of others](is_of_others).
     pub(super) fn apply_environment(
         &mut self,
         variables: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> anyhow::Result<()> {
         for (name, value) in variables {
             let Some(name) = name.to_str() else { continue };
-            if !KEYS
-                .iter()
-                .any(|key| name.starts_with(&key.variable_prefix()))
-            {
+            if !name.starts_with(PREFIX) || is_of_others(name) {
                 continue;
             }
             let value = value
@@ -32,6 +32,14 @@ impl Config {
         }
         Ok(())
     }
+}
+
+/// Whether a variable is none of the configuration: of the build and the tests of
+/// this project, or what Kubernetes and Docker set for a service named `edgeprobe`.
+fn is_of_others(name: &str) -> bool {
+    const NAMES: [&str; 3] = ["EDGEPROBE_BIN", "EDGEPROBE_REVISION", "EDGEPROBE_PORT"];
+    const PREFIXES: [&str; 3] = ["EDGEPROBE_TEST_", "EDGEPROBE_SERVICE_", "EDGEPROBE_PORT_"];
+    NAMES.contains(&name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
 #[cfg(test)]
@@ -110,7 +118,28 @@ mod tests {
             apply("EDGEPROBE_PACKETS_INTERFACES", "eth0").unwrap_err(),
             "environment variable EDGEPROBE_PACKETS_INTERFACES: there is no such setting"
         );
-        assert_eq!(apply("EDGEPROBE_REVISION", "abc"), Ok(Config::default()));
+        for name in ["EDGEPROBE_LISTEN", "EDGEPROBE_METRIC_LISTEN", "EDGEPROBE_"] {
+            assert_eq!(
+                apply(name, ":1").unwrap_err(),
+                format!("environment variable {name}: there is no such setting")
+            );
+        }
+    }
+
+    #[test]
+    fn what_others_set_is_left_alone() {
+        for name in [
+            "EDGEPROBE_REVISION",
+            "EDGEPROBE_BIN",
+            "EDGEPROBE_TEST_ALONE",
+            "EDGEPROBE_SERVICE_HOST",
+            "EDGEPROBE_SERVICE_PORT_METRICS",
+            "EDGEPROBE_PORT",
+            "EDGEPROBE_PORT_9977_TCP_ADDR",
+            "EDGEPROBER",
+        ] {
+            assert_eq!(apply(name, "abc"), Ok(Config::default()), "{name}");
+        }
     }
 
     #[test]
