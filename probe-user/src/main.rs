@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use clap::Parser;
 use probe_user::cli::{Cli, Command};
 use probe_user::collector::Collector;
-use probe_user::commands;
 use probe_user::config::ConfigErrors;
+use probe_user::{commands, logging};
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
@@ -23,7 +23,7 @@ fn main() -> ExitCode {
         };
         for line in lines {
             let words: Vec<_> = line.split_whitespace().collect();
-            eprintln!("edgeprobe: {}", words.join(" "));
+            logging::say(&format!("edgeprobe: {}", words.join(" ")));
         }
         ExitCode::FAILURE
     })

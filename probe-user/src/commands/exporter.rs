@@ -67,6 +67,8 @@ impl DaemonClient {
 }
 
 impl http::LatestSnapshot for DaemonClient {
+    const IS_EXPORTER: bool = true;
+
     /// Asks the daemon. Those who ask while another one waits share the next
     /// answer: nobody gets a snapshot that was asked for before he asked.
     async fn latest(&self) -> Result<Arc<Snapshot>, String> {

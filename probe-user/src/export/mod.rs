@@ -23,6 +23,8 @@ pub struct Exposition {
     pub snapshot: Option<Arc<Snapshot>>,
     /// The process that answers the scrape, where it can be read.
     pub process: Option<Process>,
+    /// Whether that process is an exporter, not the daemon itself.
+    pub is_exporter: bool,
 }
 
 impl Exposition {

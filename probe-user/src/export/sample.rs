@@ -12,7 +12,10 @@ pub fn process() -> Process {
     Process {
         cpu_seconds: 1.25,
         resident_bytes: 8 << 20,
+        virtual_bytes: 64 << 20,
         open_fds: 20,
+        max_fds: Some(1024),
+        log_lines_lost: 6,
         start_seconds: 1_700_000_000.5,
         capabilities: vec!["CAP_BPF".into()],
     }
@@ -158,5 +161,6 @@ pub fn exposition() -> Exposition {
     Exposition {
         snapshot: Some(Arc::new(snapshot())),
         process: Some(process()),
+        is_exporter: true,
     }
 }

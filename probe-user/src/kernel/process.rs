@@ -3,11 +3,12 @@
 use std::sync::OnceLock;
 
 use anyhow::Context as _;
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 use nix::time::{ClockId, clock_gettime};
 use procfs::process::Process as Proc;
 
 use super::caps;
-use crate::model::Process;
+use crate::{logging, model::Process};
 
 /// Reads the figures of this process.
 ///
@@ -21,10 +22,14 @@ pub fn read() -> anyhow::Result<Process> {
     let proc = Proc::myself()?;
     let status = proc.status()?;
     let resident_kib = status.vmrss.context("no VmRSS in /proc/self/status")?;
+    let virtual_kib = status.vmsize.context("no VmSize in /proc/self/status")?;
     Ok(Process {
         cpu_seconds: std::time::Duration::from(cpu).as_secs_f64(),
         resident_bytes: resident_kib * 1024,
+        virtual_bytes: virtual_kib * 1024,
         open_fds,
+        max_fds: max_fds()?,
+        log_lines_lost: logging::lines_lost(),
         start_seconds: start_seconds(&proc)?,
         capabilities: caps::names(status.capeff),
     })
@@ -38,6 +43,16 @@ fn open_fds() -> anyhow::Result<u64> {
         .count();
     // Listing the directory opens it, which shows in the list.
     Ok((listed as u64).saturating_sub(1))
+}
+
+/// Descriptors that may be open at a time; `None` where there is no limit.
+///
+/// # Errors
+///
+/// The kernel does not tell.
+pub fn max_fds() -> anyhow::Result<Option<u64>> {
+    let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE).context("the limit of open files")?;
+    Ok((soft != RLIM_INFINITY).then_some(soft))
 }
 
 /// When this process started, seconds since 1970-01-01 UTC.
@@ -88,6 +103,13 @@ mod tests {
         assert_eq!(read().unwrap().open_fds, before.open_fds + 7);
         drop(files);
         assert_eq!(read().unwrap().open_fds, before.open_fds);
+        let limits = fs::read_to_string("/proc/self/limits").unwrap();
+        let limit = limits
+            .lines()
+            .find_map(|line| line.strip_prefix("Max open files"))
+            .and_then(|line| line.split_whitespace().next()?.parse().ok());
+        assert_eq!(before.max_fds, limit);
+
         // Since Linux 6.2 the kernel has the number as the size of the directory.
         let size = fs::metadata("/proc/self/fd").unwrap().len();
         assert!(size == 0 || size == before.open_fds, "{size}");
@@ -99,6 +121,7 @@ mod tests {
         let after = read().unwrap();
         let grown = after.resident_bytes - before.resident_bytes;
         assert!((TAKEN - NEAR..TAKEN + NEAR).contains(&grown), "{grown}");
+        assert!(after.virtual_bytes >= after.resident_bytes);
         assert!(after.cpu_seconds > before.cpu_seconds);
         drop(memory);
     }

@@ -275,7 +275,10 @@ pub fn snapshot() -> Snapshot {
         process: Process {
             cpu_seconds: 14.4,
             resident_bytes: 18_874_368,
+            virtual_bytes: 190 << 20,
             open_fds: 31,
+            max_fds: Some(1024),
+            log_lines_lost: 2,
             start_seconds: start - 1.0,
             capabilities: vec!["CAP_BPF".to_owned(), "CAP_PERFMON".to_owned()],
         },

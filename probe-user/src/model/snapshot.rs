@@ -333,8 +333,17 @@ pub struct Process {
     pub cpu_seconds: f64,
     /// Resident memory in bytes.
     pub resident_bytes: u64,
+    /// Virtual memory in bytes.
+    #[serde(default)]
+    pub virtual_bytes: u64,
     /// Open file descriptors.
     pub open_fds: u64,
+    /// Descriptors that may be open at a time; absent without a limit.
+    #[serde(default)]
+    pub max_fds: Option<u64>,
+    /// Lines of its log that nobody could read.
+    #[serde(default)]
+    pub log_lines_lost: u64,
     /// Start, seconds since 1970-01-01 UTC.
     pub start_seconds: f64,
     /// Names of the effective capabilities, such as `CAP_BPF`.

@@ -14,13 +14,13 @@ pub const FOLDER: &str = "probe-user/src";
 /// layers. It may import one of its own layer as long as that makes no circle.
 /// **Each new room gets its place here.**
 const LAYERS: &[&[&str]] = &[
-    &["config", "model"],
+    &["config", "model", "logging"],
     &["kernel"],
     &["loader"],
     &["attribution"],
     &["collector"],
     &["sampler"],
-    &["export", "table", "logging"],
+    &["export", "table"],
     &["serve"],
     &["top", "doctor", "cli"],
     &["commands"],

@@ -87,6 +87,9 @@ families! {
     SNAPSHOT_DURATION: Gauge "edgeprobe_snapshot_duration_seconds" [], "the daemon";
     /// When the latest snapshot was taken, seconds since 1970-01-01 UTC.
     SNAPSHOT_TIMESTAMP: Gauge "edgeprobe_snapshot_timestamp_seconds" [], "the daemon";
+    /// Lines of the log that nobody could read: stderr is closed, has no reader, or the reader does not read.
+    LOG_LINES_LOST: Counter "edgeprobe_log_lines_lost" ["process"],
+        "the daemon and the exporter, each of its own log";
     /// CPU time of the daemon's process, user and system.
     DAEMON_CPU: Counter "edgeprobe_daemon_cpu_seconds" [], "`CLOCK_PROCESS_CPUTIME_ID`";
     /// Resident memory of the daemon's process.
@@ -100,6 +103,10 @@ families! {
     PROCESS_RESIDENT: Gauge "process_resident_memory_bytes" [], "`VmRSS` of `/proc/PID/status`";
     /// Open file descriptors of the process that answers.
     PROCESS_OPEN_FDS: Gauge "process_open_fds" [], "`/proc/PID/fd`";
+    /// File descriptors that the process that answers may have open.
+    PROCESS_MAX_FDS: Gauge "process_max_fds" [], "`getrlimit(RLIMIT_NOFILE)`; none without a limit";
+    /// Virtual memory of the process that answers.
+    PROCESS_VIRTUAL: Gauge "process_virtual_memory_bytes" [], "`VmSize` of `/proc/PID/status`";
     /// Start of the process that answers, seconds since 1970-01-01 UTC.
     PROCESS_START: Gauge "process_start_time_seconds" [], "`/proc/PID/stat`";
 }

@@ -71,10 +71,11 @@ impl Exposition {
             all.listeners(snapshot);
             all.packets(snapshot);
             all.self_metrics(snapshot);
-            let version = ("version", env!("CARGO_PKG_VERSION"));
-            let labels = vec![version, ("revision", REVISION)];
-            all.family(&BUILD_INFO, [(labels, Count(1))]);
         }
+        all.log_lines(self);
+        let version = ("version", env!("CARGO_PKG_VERSION"));
+        let labels = vec![version, ("revision", REVISION)];
+        all.family(&BUILD_INFO, [(labels, Count(1))]);
         if let Some(process) = &self.process {
             all.process(process);
         }
@@ -125,7 +126,7 @@ impl<'a> Builder<'a> {
 mod tests {
     use std::collections::HashSet;
 
-    use super::*;
+    use super::{declared::LOG_LINES_LOST, *};
     use crate::export::sample;
 
     #[test]
@@ -156,16 +157,46 @@ mod tests {
     }
 
     #[test]
-    fn without_a_snapshot_only_the_process_is_shown() {
+    fn without_a_snapshot_only_the_process_and_its_build_are_shown() {
         let exposition = Exposition {
             snapshot: None,
-            process: Some(sample::process()),
+            ..sample::exposition()
         };
         let families = exposition.families();
-        assert_eq!(families[0].name, "edgeprobe_daemon_up");
         assert!(matches!(families[0].samples[0].value, Count(0)));
-        assert!(families[1..].iter().all(|f| f.name.starts_with("process_")));
-        assert_eq!(families.len(), 5);
+        let lost = &families[1].samples;
+        assert_eq!(lost[0].labels, [("process", "exporter")]);
+        let names: Vec<_> = families.iter().map(|family| family.name).collect();
+        let first = [
+            "edgeprobe_daemon_up",
+            "edgeprobe_log_lines_lost",
+            "edgeprobe_build_info",
+        ];
+        assert_eq!(names[..3], first);
+        assert!(names[3..].iter().all(|name| name.starts_with("process_")));
+        assert_eq!(names.len(), 9);
+    }
+
+    #[test]
+    fn each_process_has_the_lines_of_its_own_log_and_the_daemon_only_one_series() {
+        let mut exposition = sample::exposition();
+        let lost = |exposition: &Exposition| {
+            let families = exposition.families();
+            let lost = families.iter().find(|one| one.name == LOG_LINES_LOST.name);
+            let series = lost.unwrap().samples.iter();
+            series
+                .map(|one| format!("{:?} {:?}", one.labels, one.value))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            lost(&exposition),
+            [
+                "[(\"process\", \"daemon\")] Count(6)",
+                "[(\"process\", \"exporter\")] Count(6)"
+            ]
+        );
+        exposition.is_exporter = false;
+        assert_eq!(lost(&exposition).len(), 1);
     }
 
     #[test]

@@ -6,12 +6,16 @@ use super::{
     Builder,
     SampleValue::{Count, Number},
     declared::{
-        DAEMON_CPU, DAEMON_RESIDENT, EVENTS_LOST, MAP_CAPACITY, MAP_ENTRIES, NETWORK_NAMESPACES,
-        PROCESS_CPU, PROCESS_OPEN_FDS, PROCESS_RESIDENT, PROCESS_START, PROGRAM_ATTACHED,
-        PROGRAM_RUN_SECONDS, PROGRAM_RUNS, PROGRAM_SKIPPED, SNAPSHOT_DURATION, SNAPSHOT_TIMESTAMP,
+        DAEMON_CPU, DAEMON_RESIDENT, EVENTS_LOST, LOG_LINES_LOST, MAP_CAPACITY, MAP_ENTRIES,
+        NETWORK_NAMESPACES, PROCESS_CPU, PROCESS_MAX_FDS, PROCESS_OPEN_FDS, PROCESS_RESIDENT,
+        PROCESS_START, PROCESS_VIRTUAL, PROGRAM_ATTACHED, PROGRAM_RUN_SECONDS, PROGRAM_RUNS,
+        PROGRAM_SKIPPED, SNAPSHOT_DURATION, SNAPSHOT_TIMESTAMP,
     },
 };
-use crate::model::{MapUse, Process, Snapshot};
+use crate::{
+    export::Exposition,
+    model::{MapUse, Process, Snapshot},
+};
 
 impl<'a> Builder<'a> {
     pub(super) fn self_metrics(&mut self, snapshot: &'a Snapshot) {
@@ -86,10 +90,28 @@ impl<'a> Builder<'a> {
         );
     }
 
+    /// Of the daemon, and of the exporter where one answers.
+    pub(super) fn log_lines(&mut self, exposition: &Exposition) {
+        let of_daemon = exposition.snapshot.as_ref().map(|one| &one.process);
+        let answering = exposition.process.as_ref();
+        let of_exporter = answering.filter(|_| exposition.is_exporter);
+        let samples = [("daemon", of_daemon), ("exporter", of_exporter)];
+        let samples = samples.into_iter().filter_map(|(name, process)| {
+            let count = process?.log_lines_lost;
+            Some((vec![("process", name)], Count(count)))
+        });
+        self.family(&LOG_LINES_LOST, samples);
+    }
+
     pub(super) fn process(&mut self, process: &Process) {
         self.single(&PROCESS_CPU, Number(process.cpu_seconds));
         self.single(&PROCESS_RESIDENT, Count(process.resident_bytes));
+        self.single(&PROCESS_VIRTUAL, Count(process.virtual_bytes));
         self.single(&PROCESS_OPEN_FDS, Count(process.open_fds));
+        self.family(
+            &PROCESS_MAX_FDS,
+            process.max_fds.map(|limit| (Vec::new(), Count(limit))),
+        );
         self.single(&PROCESS_START, Number(process.start_seconds));
     }
 }

@@ -48,9 +48,13 @@ pub trait LatestSnapshot: Send + Sync + 'static {
     fn latest(&self) -> impl Future<Output = Result<Arc<Snapshot>, String>> + Send;
     /// Whether this process does its work; if not, why.
     fn health(&self) -> Result<(), String>;
+    /// Whether the snapshots are those of another process.
+    const IS_EXPORTER: bool;
 }
 
 impl LatestSnapshot for crate::sampler::Sampler {
+    const IS_EXPORTER: bool = false;
+
     async fn latest(&self) -> Result<Arc<Snapshot>, String> {
         crate::sampler::Sampler::latest(self)
             .map(|published| Arc::clone(&published.snapshot))
@@ -186,7 +190,7 @@ async fn respond(request: &Request<Incoming>, source: &impl LatestSnapshot) -> P
     }
 }
 
-async fn metrics(request: &Request<Incoming>, source: &impl LatestSnapshot) -> Page {
+async fn metrics<L: LatestSnapshot>(request: &Request<Incoming>, source: &L) -> Page {
     let mut accept = String::new();
     for value in request.headers().get_all(header::ACCEPT) {
         accept.push_str(value.to_str().unwrap_or_default());
@@ -200,6 +204,7 @@ async fn metrics(request: &Request<Incoming>, source: &impl LatestSnapshot) -> P
     let exposition = Exposition {
         snapshot: source.latest().await.ok(),
         process: process.ok(),
+        is_exporter: L::IS_EXPORTER,
     };
     match exposition.encode(format) {
         Ok(body) => {

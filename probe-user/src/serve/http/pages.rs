@@ -31,6 +31,7 @@ struct DaemonStatus<'a> {
     devices: Vec<DeviceStatus<'a>>,
     network_namespaces: &'a NetworkNamespaces,
     capabilities: &'a [String],
+    log_lines_lost: u64,
     maps: &'a [MapUse],
     /// Only what is not zero.
     lost: Vec<&'a Lost>,
@@ -69,6 +70,7 @@ pub fn status(latest: Result<Arc<Snapshot>, String>) -> serde_json::Result<Vec<u
                 .collect(),
             network_namespaces: &snapshot.network_namespaces,
             capabilities: &snapshot.process.capabilities,
+            log_lines_lost: snapshot.process.log_lines_lost,
             maps: &snapshot.maps,
             lost: snapshot.lost.iter().filter(|lost| lost.count > 0).collect(),
         }),

@@ -11,6 +11,8 @@ use crate::sampler::fake::block;
 struct Told(Arc<Mutex<Result<Arc<Snapshot>, String>>>);
 
 impl LatestSnapshot for Told {
+    const IS_EXPORTER: bool = true;
+
     async fn latest(&self) -> Result<Arc<Snapshot>, String> {
         self.0.lock().unwrap().clone()
     }
@@ -175,7 +177,10 @@ fn without_a_snapshot_it_says_so_everywhere() {
     assert!(text.contains("\nedgeprobe_daemon_up 0\n"), "{text}");
     for line in text.lines().filter(|line| !line.starts_with('#')) {
         assert!(
-            line.starts_with("process_") || line == "edgeprobe_daemon_up 0",
+            ["process_", "edgeprobe_build_info{", "edgeprobe_log_lines_lost_total{"]
+                .iter()
+                .any(|start| line.starts_with(start))
+                || line == "edgeprobe_daemon_up 0",
             "{line}"
         );
     }
@@ -193,6 +198,7 @@ fn status_tells_what_is_attached_and_why_not() {
     assert_eq!(status["programs"][2]["note"], "eth2: busy");
     assert_eq!(status["devices"][0]["xdp_mode"], "native");
     assert_eq!(status["capabilities"][0], "CAP_BPF");
+    assert_eq!(status["log_lines_lost"], 6);
     assert_eq!(status["lost"][0]["count"], 15);
 
     server.tell(Err("the daemon is gone".into()));
