@@ -124,6 +124,10 @@ pub struct TopArgs {
     #[arg(long)]
     pub once: bool,
 
+    /// Load programs of its own even where a daemon runs.
+    #[arg(long, hide = true, conflicts_with = "socket")]
+    pub alone: bool,
+
     /// Print JSON (with --once).
     #[arg(long, requires = "once")]
     pub json: bool,
@@ -177,7 +181,7 @@ mod tests {
     use clap::CommandFactory;
 
     use super::*;
-    use crate::config::KEYS;
+    use crate::config::{Config, KEYS};
 
     #[test]
     fn the_help_of_a_flag_has_the_default_of_its_key() {
@@ -234,6 +238,23 @@ mod tests {
         assert_eq!(args.collect.xdp_mode, Some(XdpMode::Generic));
         assert!(args.collect.bpf_stats);
         assert_eq!(args.collect.log_level, LogLevel::Debug);
+    }
+
+    #[test]
+    fn the_sample_in_the_readme_leaves_the_exporter_its_address() {
+        const README: &str = include_str!("../../README.md");
+        let sample = README.split("```toml\n").nth(1).unwrap();
+        let (sample, _) = sample.split_once("```").unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("config.toml");
+        std::fs::write(&file, sample).unwrap();
+        let config = Config::load(Some(&file)).unwrap();
+        let exporter = Cli::try_parse_from(["edgeprobe", "exporter"]);
+        let Command::Exporter(exporter) = exporter.unwrap().command else {
+            panic!("not the exporter");
+        };
+        assert!(config.metrics.listen.is_some());
+        assert_ne!(config.metrics.listen, Some(exporter.listen));
     }
 
     #[test]

@@ -101,13 +101,17 @@ fn top_stands_alone_and_leaves_nothing() {
     };
     let pair = Pair::new();
     let server = Server::start(&pair.server, &on_port(&Pair::SERVERS, PORT), &[]);
-    let folder = tempfile::tempdir().expect("a folder");
-    let socket = folder.path().join("none.sock");
     // It counts from when its programs are attached, which nothing tells: there
     // are connections all the time until it has printed.
     let interval = format!("{}s", 4 * slowness());
-    let mut command = edgeprobe(["top", "--once", "--json", "--interval", &interval]);
-    command.arg("--socket").arg(&socket);
+    let mut command = edgeprobe([
+        "top",
+        "--alone",
+        "--once",
+        "--json",
+        "--interval",
+        &interval,
+    ]);
     for netns in pair.both() {
         command.args(["--netns", netns.name()]);
     }
@@ -129,7 +133,6 @@ fn top_stands_alone_and_leaves_nothing() {
         "{here} of {there} ends were opened meanwhile"
     );
     assert!(snapshot.programs.iter().any(|program| program.attached));
-    assert!(!socket.exists(), "it serves nobody");
     server.stop();
 }
 

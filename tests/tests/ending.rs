@@ -11,29 +11,11 @@ use std::{
 };
 
 use probe_tests::{
-    daemon::{Daemon, KernelObject, edgeprobe, readable_binary},
+    daemon::{Daemon, edgeprobe, readable_binary},
     netns::{DEVICE, Netns, Pair},
+    objects::{is_listed, listed},
     poll, skip,
 };
-
-/// Numbers of all objects of a kind, as `bpftool` lists them.
-fn listed(kind: &str) -> Vec<u32> {
-    let output = Command::new("bpftool")
-        .args(["--json", kind, "show"])
-        .output();
-    let output = output.expect("bpftool is installed");
-    assert!(output.status.success(), "bpftool {kind} show");
-    let list: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON of bpftool");
-    let ids = list.as_array().into_iter().flatten();
-    ids.filter_map(|one| one["id"].as_u64())
-        .map(|id| id as u32)
-        .collect()
-}
-
-fn is_listed(object: KernelObject) -> bool {
-    let (kind, id) = object;
-    listed(kind.trim_end_matches("_id")).contains(&id)
-}
 
 #[test]
 fn nothing_is_left_in_the_kernel_after_sigterm_and_sigint() {
@@ -153,6 +135,21 @@ fn what_cannot_work_is_refused_in_one_line() {
         ),
         &["/nonexistent/config.toml"],
     );
+
+    // The lock beside the socket is no file of somebody else.
+    let (lock, precious) = (
+        folder.path().join("edgeprobe.sock.lock"),
+        folder.path().join("precious"),
+    );
+    fs::write(&precious, "precious").expect("a file");
+    std::os::unix::fs::symlink(&precious, &lock).expect("a link");
+    refusal(daemon_on(&socket, &["--netns", name]), &["symbolic link"]);
+    assert_eq!(fs::read_to_string(&precious).expect("a file"), "precious");
+    fs::remove_file(&lock).expect("the link goes");
+
+    let mut misspelt = daemon_on(&socket, &["--netns", name]);
+    misspelt.env("EDGEPROBE_METRIC_LISTEN", ":9978");
+    refusal(misspelt, &["EDGEPROBE_METRIC_LISTEN"]);
 
     let mut ordinary = Command::new("setpriv");
     ordinary

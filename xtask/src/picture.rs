@@ -112,14 +112,11 @@ fn photograph(edgeprobe: &Path, folder: &Path) -> Result<String> {
     let mut stage = Stage::new(folder)?;
     cmd::say("nginx runs in a network namespace of its own");
 
-    // One of its own, so that a daemon of this host is not what is shown.
-    let socket = folder.join("edgeprobe.sock");
+    // A daemon of this host is not what is shown.
     let mut top = Pty::command();
     top.arg(edgeprobe)
-        .args(["top", "--netns", stage.server(), "--config"])
-        .arg(&config)
-        .arg("--socket")
-        .arg(&socket);
+        .args(["top", "--alone", "--netns", stage.server(), "--config"])
+        .arg(&config);
     let mut pty = Pty::spawn(top, ROWS, COLUMNS)?;
     let ready = |pty: &mut Pty| pty.text().contains("standing alone");
     wait(&mut pty, &interrupted, Duration::from_secs(30), ready)

@@ -1,5 +1,6 @@
 //! `edgeprobe top`.
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
@@ -9,10 +10,11 @@ use anyhow::{Context, ensure};
 use super::configure;
 use super::stdout::print;
 use crate::cli::TopArgs;
-use crate::config::Config;
+use crate::config::{Config, DEFAULT_SOCKET};
 use crate::logging;
 use crate::sampler::SnapshotSource;
 use crate::table::Style;
+use crate::top::poll::Counting;
 use crate::top::{once, poll, terminal};
 
 /// Age in seconds from which a snapshot of the daemon is reported as old: its
@@ -46,7 +48,15 @@ pub fn run<S: SnapshotSource + Send + 'static>(
         .to_string_lossy()
         .into_owned();
     let limit = args.limit as usize;
-    let mut input = poll::open(&config, start)?;
+    // Only the daemon of the default socket may be absent.
+    let is_named =
+        args.collect.socket.is_some() || config.daemon.socket != Path::new(DEFAULT_SOCKET);
+    let counting = match (args.alone, is_named) {
+        (true, _) => Counting::Alone,
+        (false, true) => Counting::Daemon,
+        (false, false) => Counting::Anyone,
+    };
+    let mut input = poll::open(&config, counting, start)?;
     if !args.once {
         terminal::run(input, host, args.interval, limit)?;
         return Ok(ExitCode::SUCCESS);
@@ -59,10 +69,10 @@ pub fn run<S: SnapshotSource + Send + 'static>(
         .snapshot_with(if args.json { limit } else { 0 })?;
     let age = terminal::now_seconds() - snapshot.timestamp_seconds;
     if age > OLD_SECONDS {
-        eprintln!(
+        logging::say(&format!(
             "warning: the snapshot of the {} is {age:.0} s old",
             input.description
-        );
+        ));
     }
     // What was loaded for this is detached before anything is printed.
     drop(input);

@@ -5,6 +5,7 @@
 //! ([`tables`]); rates come from the difference of two snapshots ([`crate::model::delta`]).
 
 pub mod app;
+mod ending;
 pub mod health;
 pub mod keys;
 pub mod once;

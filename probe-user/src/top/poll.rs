@@ -28,20 +28,42 @@ pub struct Input {
     pub is_new: bool,
 }
 
-/// The daemon's socket if a daemon answers there, else what `start` loads.
+/// Whose programs count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counting {
+    /// The daemon's where one answers on the socket, else one's own.
+    Anyone,
+    /// Those of the daemon on the socket, which was named.
+    Daemon,
+    /// One's own.
+    Alone,
+}
+
+/// The daemon's socket, or what `start` loads.
 pub fn open<S: SnapshotSource + Send + 'static>(
     config: &Config,
+    counting: Counting,
     start: fn(&Config) -> anyhow::Result<S>,
 ) -> anyhow::Result<Input> {
     let path = &config.daemon.socket;
+    let alone = || {
+        Ok(Input {
+            source: Box::new(start(config)?) as Box<dyn SnapshotSource + Send>,
+            description: "standing alone".to_owned(),
+            is_new: true,
+        })
+    };
+    if counting == Counting::Alone {
+        return alone();
+    }
     match unix::fetch(path, Request::default(), TIMEOUT) {
         Ok(_) => Ok(Input {
             source: Box::new(DaemonSource(path.clone())),
             description: format!("daemon on {}", path.display()),
             is_new: false,
         }),
-        Err(unix::SocketError::NotRunning { .. }) => {
-            let source = start(config).with_context(|| {
+        Err(unix::SocketError::NotRunning { .. }) if counting == Counting::Anyone => alone()
+            .with_context(|| {
                 let hint = if Uid::effective().is_root() {
                     ""
                 } else {
@@ -49,13 +71,7 @@ pub fn open<S: SnapshotSource + Send + 'static>(
                 };
                 let path = path.display();
                 format!("no daemon on {path}, and standing alone{hint} failed")
-            })?;
-            Ok(Input {
-                source: Box::new(source),
-                description: "standing alone".to_owned(),
-                is_new: true,
-            })
-        }
+            }),
         Err(error) => Err(error.into()),
     }
 }
@@ -147,6 +163,21 @@ mod tests {
             let mut connections = sample::snapshot().connections;
             connections.truncate(limit);
             Ok(connections)
+        }
+    }
+
+    #[test]
+    fn a_socket_that_was_named_must_exist() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut config = Config::default();
+        config.daemon.socket = directory.path().join("typo");
+        let open = |counting| open(&config, counting, |_| Ok(Fake(0)));
+        let error = open(Counting::Daemon).err().unwrap().to_string();
+        assert!(error.contains("typo"), "{error}");
+        for counting in [Counting::Anyone, Counting::Alone] {
+            let input = open(counting).unwrap();
+            assert_eq!(input.description, "standing alone");
+            assert!(input.is_new);
         }
     }
 

@@ -1,26 +1,31 @@
 //! Runs the live view in the terminal.
 
 use std::io::IsTerminal;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::os::fd::AsFd;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, anyhow, ensure};
+use anyhow::{Context, bail, ensure};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::app::{AppState, Effect, Message};
-use super::poll::{self, Input};
+use super::ending::Ending;
+use super::poll::{self as polling, Input};
 use super::view::view;
 use crate::table::Style;
 
-/// How often to look for a snapshot or a signal while no key is pressed.
-const POLL: Duration = Duration::from_millis(100);
+/// How often to look for a snapshot, a signal or another size of the window while no
+/// key is pressed, in milliseconds.
+const POLL_MS: u8 = 100;
 /// How often the age on the screen moves on.
 const TICK: Duration = Duration::from_millis(500);
+/// For programs of one's own to be detached in order; after it the kernel does so when
+/// the process ends.
+const DETACH: Duration = Duration::from_millis(1500);
 
 /// Fails where there is no terminal to draw on.
 pub fn check() -> anyhow::Result<()> {
@@ -31,7 +36,7 @@ pub fn check() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Shows the live view until it is left or a signal ends it.
+/// Shows the live view until it is left, a signal ends it, or its terminal is gone.
 pub fn run(input: Input, host: String, interval: Duration, limit: usize) -> anyhow::Result<()> {
     let mut state = AppState::new(
         host,
@@ -39,41 +44,47 @@ pub fn run(input: Input, host: String, interval: Duration, limit: usize) -> anyh
         Style::of_stdout(),
         interval.as_secs_f64(),
     );
-    let ended = Arc::new(AtomicBool::new(false));
-    for signal in [SIGTERM, SIGINT, SIGHUP] {
-        signal_hook::flag::register(signal, Arc::clone(&ended))
-            .context("cannot watch for signals")?;
-    }
+    let ending = Ending::watch()?;
     let (connections, wanted) = channel();
     let (sender, messages) = channel();
+    let (done, ended) = channel();
     let source = input.source;
-    let worker = thread::Builder::new()
+    thread::Builder::new()
         .name("poll".to_owned())
-        .spawn(move || poll::run(source, interval, limit, &wanted, &sender))
+        .spawn(move || {
+            polling::run(source, interval, limit, &wanted, &sender);
+            let _ = done.send(());
+        })
         .context("cannot start a thread")?;
     let result = {
         let mut guard = Guard::new()?;
-        show(&mut state, &mut guard.0, &messages, &connections, &ended)
+        guard.0.as_mut().map_or(Ok(()), |terminal| {
+            show(&mut state, terminal, &messages, &connections, &ending)
+        })
     };
     // Polling ends when its channel does; programs of our own are detached
-    // before we return.
+    // before we return. A daemon that does not answer is not waited for.
     drop(connections);
-    worker
-        .join()
-        .map_err(|_| anyhow!("the thread that reads snapshots panicked"))?;
-    result
+    match ended.recv_timeout(DETACH) {
+        Ok(()) | Err(RecvTimeoutError::Timeout) => {}
+        Err(RecvTimeoutError::Disconnected) => {
+            bail!("the thread that reads snapshots panicked: this is a bug")
+        }
+    }
+    // A terminal that is gone cannot be drawn on, which is no failure.
+    if ending.is_near() { Ok(()) } else { result }
 }
 
 /// The terminal in raw mode and on the alternate screen. Dropping it, or a
 /// panic, puts the terminal back.
-struct Guard(DefaultTerminal);
+struct Guard(Option<DefaultTerminal>);
 
 impl Guard {
     fn new() -> anyhow::Result<Self> {
         match ratatui::try_init() {
-            Ok(terminal) => Ok(Self(terminal)),
+            Ok(terminal) => Ok(Self(Some(terminal))),
             Err(error) => {
-                ratatui::restore();
+                let _ = ratatui::try_restore();
                 Err(error).context("cannot set up the terminal")
             }
         }
@@ -82,7 +93,15 @@ impl Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        ratatui::restore();
+        // A terminal that is gone needs none of this.
+        let _ = ratatui::try_restore();
+        // Dropped, it would say on that terminal that it cannot show the cursor, and
+        // panic.
+        if let Some(mut terminal) = self.0.take()
+            && terminal.show_cursor().is_err()
+        {
+            std::mem::forget(terminal);
+        }
     }
 }
 
@@ -91,10 +110,10 @@ fn show(
     terminal: &mut DefaultTerminal,
     messages: &Receiver<Message>,
     connections: &Sender<bool>,
-    ended: &AtomicBool,
+    ending: &Ending,
 ) -> anyhow::Result<()> {
     let mut ticked: Option<Instant> = None;
-    while !ended.load(Ordering::Relaxed) {
+    while !ending.is_near() {
         let mut changed = false;
         loop {
             match messages.try_recv() {
@@ -114,23 +133,44 @@ fn show(
         if changed {
             draw(state, terminal)?;
         }
-        // Signals interrupt the wait; the flag is looked at again above.
-        if !event::poll(POLL).context("cannot read from the terminal")? {
-            continue;
+        if wait()? {
+            return Ok(());
         }
-        match event::read().context("cannot read from the terminal")? {
-            Event::Key(key) => match state.update(Message::Key(key)) {
-                Some(Effect::Quit) => return Ok(()),
-                // A thread that is gone shows as the end of its messages.
-                Some(Effect::Connections(wanted)) => drop(connections.send(wanted)),
-                None => {}
-            },
-            Event::Resize(..) => {}
-            _ => continue,
+        // Of a terminal that is gone this would read for ever.
+        while !ending.is_near() && event::poll(Duration::ZERO).context(READ)? {
+            match event::read().context(READ)? {
+                Event::Key(key) => match state.update(Message::Key(key)) {
+                    Some(Effect::Quit) => return Ok(()),
+                    // A thread that is gone shows as the end of its messages.
+                    Some(Effect::Connections(wanted)) => drop(connections.send(wanted)),
+                    None => {}
+                },
+                Event::Resize(..) => {}
+                _ => continue,
+            }
+            draw(state, terminal)?;
         }
-        draw(state, terminal)?;
     }
     Ok(())
+}
+
+const READ: &str = "cannot read from the terminal";
+
+/// Waits for a key, a signal, or the next look at everything else; whether the terminal
+/// is gone.
+fn wait() -> anyhow::Result<bool> {
+    let stdin = std::io::stdin();
+    let mut polled = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];
+    match poll(&mut polled, PollTimeout::from(POLL_MS)) {
+        Ok(_) => {
+            let gone = PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL;
+            Ok(polled[0]
+                .revents()
+                .is_some_and(|told| told.intersects(gone)))
+        }
+        Err(Errno::EINTR) => Ok(false),
+        Err(error) => Err(error).context(READ),
+    }
 }
 
 fn draw(state: &AppState, terminal: &mut DefaultTerminal) -> anyhow::Result<()> {
