@@ -18,7 +18,7 @@ impl Collector {
     /// # Errors
     ///
     /// The kernel refuses to list sockets.
-    pub fn connections(&mut self, limit: usize) -> anyhow::Result<Vec<Connection>> {
+    pub fn list_connections(&mut self, limit: usize) -> anyhow::Result<Vec<ConnectionRecord>> {
         let listeners: Vec<Endpoint> = self.listeners.sockets().map(|one| one.socket).collect();
         self.attribution
             .owners
@@ -30,7 +30,20 @@ impl Collector {
         let mut records = iterated?;
         records.sort_by_key(|record| std::cmp::Reverse(record.sent_bytes + record.received_bytes));
         records.truncate(limit);
+        records.shrink_to_fit();
         self.read_rows()?;
+        Ok(records)
+    }
+
+    /// Some of those that were listed, with names.
+    ///
+    /// # Errors
+    ///
+    /// None yet.
+    pub fn describe_connections(
+        &mut self,
+        records: &[ConnectionRecord],
+    ) -> anyhow::Result<Vec<Connection>> {
         let now_ns = clocks::monotonic_ns();
         let mut processes = Processes::new();
         let connections = records.iter().map(|record| {

@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use tokio::sync::Mutex;
 
+use super::ENCODERS;
 use super::signals::Signals;
 use crate::cli::ExporterArgs;
+use crate::kernel::memory;
 use crate::logging;
 use crate::model::Snapshot;
 use crate::serve::http;
@@ -21,8 +23,10 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// Runs until it is told to end.
 pub fn run(args: &ExporterArgs) -> anyhow::Result<ExitCode> {
     logging::init(args.log_level);
+    memory::give_back_large();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        .max_blocking_threads(ENCODERS)
         .build()
         .context("cannot start the server")?;
     let result = runtime.block_on(async {

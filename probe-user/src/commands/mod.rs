@@ -7,3 +7,6 @@ pub mod exporter;
 mod signals;
 mod stdout;
 pub mod top;
+
+/// Threads that encode and decode for the servers, which answer others meanwhile.
+const ENCODERS: usize = 2;

@@ -9,6 +9,7 @@ pub mod drop_class;
 pub mod kfuncs;
 pub mod layout;
 pub mod limits;
+pub mod memory;
 pub mod netns;
 pub mod netstat;
 pub mod preemption;

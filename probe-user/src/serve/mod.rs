@@ -1,5 +1,6 @@
 //! Snapshots for others: over HTTP, and over the Unix socket that `edgeprobe top`
 //! and `edgeprobe exporter` read.
 
+pub(crate) mod clients;
 pub mod http;
 pub mod unix;

@@ -1,13 +1,13 @@
 //! HTTP: metrics, health and status.
 //!
 //! One request for each connection: every connection has a deadline, so that
-//! what a client can occupy is bounded in number and in time. Where all slots are
-//! taken, the connection that has had one longest is closed: no client that is
-//! silent or slow keeps another one waiting.
+//! what a client can occupy is bounded in number and in time. A client that is silent or
+//! slow is evicted for one that comes ([`Clients`]). All that scrape one
+//! snapshot in one format share one body ([`Bodies`]).
 
+mod bodies;
 mod pages;
 
-use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,26 +21,25 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::task::AbortHandle;
-use tokio::time::Instant;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
-use crate::export::{Exposition, Format};
+use self::bodies::Bodies;
+use super::clients::{Activity, Clients};
+use crate::export::Format;
 use crate::model::Snapshot;
 
 /// Connections that are served at a time.
-const MAX_CONNECTIONS: usize = 32;
-/// How long one keeps its slot where others wait: an answer takes milliseconds.
-const SLOT_TIME: Duration = Duration::from_secs(1);
+const MAX_CONNECTIONS: usize = 512;
+/// Connections that may wait until they are served; the kernel caps it.
+const BACKLOG: u32 = 1024;
+/// What the kernel holds of an answer for each connection, in bytes; it doubles this.
+const SEND_BUFFER: u32 = 64 << 10;
 /// For the head of a request to arrive.
 const HEAD_DEADLINE: Duration = Duration::from_secs(5);
 /// For a whole connection.
 const DEADLINE: Duration = Duration::from_secs(30);
 /// Largest head of a request.
 const MAX_HEAD: usize = 8 << 10;
-/// After a failure to accept, such as too many open files.
-const PAUSE: Duration = Duration::from_millis(100);
 
 /// Who has the latest snapshot: the sampler of this process, or a daemon.
 pub trait LatestSnapshot: Send + Sync + 'static {
@@ -69,9 +68,15 @@ impl LatestSnapshot for crate::sampler::Sampler {
 /// Binds the address; needs a runtime.
 pub fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     let bind = || {
-        let listener = std::net::TcpListener::bind(address)?;
-        listener.set_nonblocking(true)?;
-        TcpListener::from_std(listener)
+        let socket = match address {
+            SocketAddr::V4(_) => TcpSocket::new_v4(),
+            SocketAddr::V6(_) => TcpSocket::new_v6(),
+        }?;
+        socket.set_reuseaddr(true)?;
+        // What is accepted inherits it.
+        socket.set_send_buffer_size(SEND_BUFFER)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
     };
     bind().map_err(|error| match error.kind() {
         std::io::ErrorKind::AddrInUse => anyhow!(
@@ -86,82 +91,80 @@ pub fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 
 /// Serves clients until it is dropped.
 pub async fn serve(listener: TcpListener, source: impl LatestSnapshot) {
-    let source = Arc::new(source);
-    let mut slots = Slots::default();
-    loop {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                tracing::warn!("cannot accept an HTTP connection: {error}");
-                tokio::time::sleep(PAUSE).await;
-                continue;
-            }
-        };
-        let source = Arc::clone(&source);
-        let slot = slots.find().await;
-        let task = tokio::spawn(async move {
-            let served = tokio::time::timeout(DEADLINE, connection(stream, &source)).await;
-            match served {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::debug!("HTTP: {error:#}"),
-                Err(_) => tracing::debug!("HTTP: a client took longer than {DEADLINE:?}"),
-            }
-            drop(slot);
-        });
-        slots.taken.push_back((Instant::now(), task.abort_handle()));
-    }
+    serve_at_most(listener, source, MAX_CONNECTIONS).await;
 }
 
-/// Who is served.
-struct Slots {
-    free: Arc<Semaphore>,
-    /// Since when and by whom, the oldest first; some may have ended.
-    taken: VecDeque<(Instant, AbortHandle)>,
-}
-
-impl Default for Slots {
-    fn default() -> Self {
-        Self {
-            free: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
-            taken: VecDeque::new(),
-        }
-    }
-}
-
-impl Slots {
-    /// A slot, once there is one. `None` never comes: the semaphore is not closed.
-    async fn find(&mut self) -> Option<OwnedSemaphorePermit> {
-        self.taken.retain(|(_, task)| !task.is_finished());
-        let free = || Arc::clone(&self.free).acquire_owned();
-        if let Some((since, oldest)) = self.taken.front() {
-            tokio::select! {
-                biased;
-                slot = free() => return slot.ok(),
-                () = tokio::time::sleep_until(*since + SLOT_TIME) => oldest.abort(),
-            }
-        }
-        free().await.ok()
-    }
-}
-
-async fn connection(stream: TcpStream, source: &Arc<impl LatestSnapshot>) -> anyhow::Result<()> {
-    let service = service_fn(|request| {
-        let source = Arc::clone(source);
-        async move { Ok::<_, Infallible>(respond(&request, &*source).await) }
+async fn serve_at_most(listener: TcpListener, source: impl LatestSnapshot, most: usize) {
+    let clients = Clients::new("HTTP", most);
+    let server = Arc::new(Server {
+        source,
+        bodies: Bodies::default(),
+        clients: Arc::clone(&clients),
     });
-    http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_DEADLINE)
-        .max_header_size(MAX_HEAD)
-        .keep_alive(false)
-        .serve_connection(TokioIo::new(stream), service)
-        .await
-        .context("connection")
+    let accept = async {
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => clients.serve(stream, |stream, activity| {
+                    Arc::clone(&server).client(stream, activity)
+                }),
+                Err(error) => clients.accept_failed(&error).await,
+            }
+        }
+    };
+    tokio::join!(accept, clients.give_memory_back());
+}
+
+/// What all connections share.
+struct Server<L> {
+    source: L,
+    bodies: Bodies,
+    clients: Arc<Clients>,
+}
+
+impl<L: LatestSnapshot> Server<L> {
+    async fn client(self: Arc<Self>, stream: TcpStream, activity: Arc<Activity>) {
+        let served = tokio::time::timeout(DEADLINE, self.connection(stream, &activity)).await;
+        match served {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!("HTTP: {error:#}"),
+            Err(_) => tracing::debug!("HTTP: a client took longer than {DEADLINE:?}"),
+        }
+    }
+
+    async fn connection(
+        self: &Arc<Self>,
+        stream: TcpStream,
+        activity: &Arc<Activity>,
+    ) -> anyhow::Result<()> {
+        // A silent client takes no buffers.
+        tokio::time::timeout(HEAD_DEADLINE, stream.readable())
+            .await
+            .context("a client was silent")?
+            .context("connection")?;
+        let service = service_fn(|request| {
+            activity.moves();
+            let (server, activity) = (Arc::clone(self), Arc::clone(activity));
+            async move { Ok::<_, Infallible>(respond(&request, &server, &activity).await) }
+        });
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_DEADLINE)
+            .max_header_size(MAX_HEAD)
+            .keep_alive(false)
+            .serve_connection(TokioIo::new(stream), service)
+            .await
+            .context("connection")
+    }
 }
 
 type Page = Response<Full<Bytes>>;
 
-async fn respond(request: &Request<Incoming>, source: &impl LatestSnapshot) -> Page {
+async fn respond<L: LatestSnapshot>(
+    request: &Request<Incoming>,
+    server: &Server<L>,
+    activity: &Activity,
+) -> Page {
+    let source = &server.source;
     let known = ["/", "/metrics", "/healthz", "/readyz", "/status"];
     let path = request.uri().path();
     if !known.contains(&path) {
@@ -175,7 +178,7 @@ async fn respond(request: &Request<Incoming>, source: &impl LatestSnapshot) -> P
         return page;
     }
     match path {
-        "/metrics" => metrics(request, source).await,
+        "/metrics" => metrics(request, server, activity).await,
         "/healthz" => verdict(source.health()),
         "/readyz" => verdict(source.latest().await.map(drop)),
         "/status" => match pages::status(source.latest().await) {
@@ -190,24 +193,22 @@ async fn respond(request: &Request<Incoming>, source: &impl LatestSnapshot) -> P
     }
 }
 
-async fn metrics<L: LatestSnapshot>(request: &Request<Incoming>, source: &L) -> Page {
+async fn metrics<L: LatestSnapshot>(
+    request: &Request<Incoming>,
+    server: &Server<L>,
+    activity: &Activity,
+) -> Page {
     let mut accept = String::new();
     for value in request.headers().get_all(header::ACCEPT) {
         accept.push_str(value.to_str().unwrap_or_default());
         accept.push(',');
     }
     let format = Format::from_accept(&accept);
-    let process = crate::kernel::process::read();
-    if let Err(error) = &process {
-        tracing::warn!("cannot read what this process costs: {error:#}");
-    }
-    let exposition = Exposition {
-        snapshot: source.latest().await.ok(),
-        process: process.ok(),
-        is_exporter: L::IS_EXPORTER,
-    };
-    match exposition.encode(format) {
+    let snapshot = server.source.latest().await.ok();
+    let body = server.bodies.get(snapshot, L::IS_EXPORTER, format).await;
+    match body {
         Ok(body) => {
+            server.clients.sends(activity, &body);
             let mut page = page(StatusCode::OK, format.content_type(), body);
             let vary = HeaderValue::from_static("Accept");
             page.headers_mut().insert(header::VARY, vary);
@@ -233,8 +234,8 @@ fn text(status: StatusCode, body: String) -> Page {
     page(status, "text/plain; charset=utf-8", body.into_bytes())
 }
 
-fn page(status: StatusCode, content_type: &'static str, body: Vec<u8>) -> Page {
-    let mut page = Response::new(Full::from(body));
+fn page(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Page {
+    let mut page = Response::new(Full::new(body.into()));
     *page.status_mut() = status;
     let content_type = HeaderValue::from_static(content_type);
     page.headers_mut()

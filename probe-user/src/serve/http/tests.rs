@@ -6,6 +6,9 @@ use super::*;
 use crate::export::sample;
 use crate::sampler::fake::block;
 
+/// Fewer than usual: both ends are in this process.
+const MOST: usize = 40;
+
 /// A source that says what it is told to.
 #[derive(Clone)]
 struct Told(Arc<Mutex<Result<Arc<Snapshot>, String>>>);
@@ -35,7 +38,7 @@ fn server() -> Server {
         block(async {
             let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
             send.send(listener.local_addr().unwrap()).unwrap();
-            serve(listener, source).await;
+            serve_at_most(listener, source, MOST).await;
         });
     });
     Server {
@@ -176,10 +179,13 @@ fn without_a_snapshot_it_says_so_everywhere() {
     let text = metrics.text();
     assert!(text.contains("\nedgeprobe_daemon_up 0\n"), "{text}");
     for line in text.lines().filter(|line| !line.starts_with('#')) {
+        let of_this_process = [
+            "process_",
+            "edgeprobe_build_info{",
+            "edgeprobe_log_lines_lost_total{",
+        ];
         assert!(
-            ["process_", "edgeprobe_build_info{", "edgeprobe_log_lines_lost_total{"]
-                .iter()
-                .any(|start| line.starts_with(start))
+            of_this_process.iter().any(|start| line.starts_with(start))
                 || line == "edgeprobe_daemon_up 0",
             "{line}"
         );
@@ -230,9 +236,9 @@ fn bad_requests_are_answered_and_large_ones_refused() {
 }
 
 #[test]
-fn of_silent_clients_the_oldest_makes_room() {
+fn of_silent_clients_the_oldest_is_evicted() {
     let server = server();
-    let mut silent: Vec<_> = (0..MAX_CONNECTIONS).map(|_| server.connect()).collect();
+    let mut silent: Vec<_> = (0..3 * MOST).map(|_| server.connect()).collect();
     assert!(server.get("/healthz").is(200));
     let newest = silent.last().unwrap();
     newest.set_nonblocking(true).unwrap();
@@ -245,6 +251,55 @@ fn of_silent_clients_the_oldest_makes_room() {
         let _ = stream.read_to_end(&mut answer);
         assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 408"));
     }
+}
+
+/// A snapshot whose text is larger than what the kernel takes of an answer.
+fn large() -> Snapshot {
+    let mut snapshot = sample::snapshot();
+    let series = snapshot.tcp[0].clone();
+    for n in 0..300 {
+        let mut one = series.clone();
+        one.labels.svc = format!("service-{n}");
+        snapshot.tcp.push(one);
+    }
+    snapshot
+}
+
+#[test]
+fn clients_that_never_read_keep_nobody_waiting() {
+    let server = server();
+    server.tell(Ok(Arc::new(large())));
+    let length = server.get("/metrics").body.len();
+    assert!(length > 2 << 20, "{length}");
+    let deaf: Vec<_> = (0..2 * MOST)
+        .map(|_| {
+            let mut stream = server.connect();
+            stream
+                .write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+                .unwrap();
+            stream
+        })
+        .collect();
+    for _ in 0..10 {
+        assert!(server.get("/healthz").is(200));
+        assert_eq!(server.get("/metrics").body.len(), length);
+    }
+    drop(deaf);
+}
+
+#[test]
+fn many_scrapes_at_once_are_all_answered() {
+    let server = server();
+    server.tell(Ok(Arc::new(large())));
+    let length = server.get("/metrics").body.len();
+    std::thread::scope(|scope| {
+        let scrapes: Vec<_> = (0..MOST / 2)
+            .map(|_| scope.spawn(|| server.get("/metrics").body.len()))
+            .collect();
+        for scrape in scrapes {
+            assert_eq!(scrape.join().unwrap(), length);
+        }
+    });
 }
 
 #[test]

@@ -4,10 +4,11 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use super::protocol::{self, FrameKind, Request, SocketError};
-use crate::model::Snapshot;
+use crate::model::{Connection, Snapshot};
 
 /// Asks the daemon for a snapshot and blocks for at most `timeout`.
 ///
@@ -54,12 +55,44 @@ async fn exchange(path: &Path, request: Request) -> Result<Snapshot, SocketError
         protocol::MAX_REQUEST,
     )
     .await;
-    match (
-        protocol::read(&mut stream, FrameKind::Response, protocol::MAX_RESPONSE).await,
-        written,
-    ) {
-        (Err(SocketError::Truncated), Err(error)) => Err(error),
-        (Err(error), _) => Err(error),
-        (Ok(body), _) => Ok(serde_json::from_slice(&body)?),
+    let response =
+        protocol::read(&mut stream, &[FrameKind::Response], protocol::MAX_RESPONSE).await;
+    let body = match (response, written) {
+        (Err(SocketError::Truncated), Err(error)) => return Err(error),
+        (Err(error), _) => return Err(error),
+        (Ok((_, body)), _) => body,
+    };
+    let mut snapshot: Snapshot = decode(body).await?;
+    if request.connections > 0 {
+        snapshot.connections = connections(&mut stream, request.connections).await?;
+    }
+    Ok(snapshot)
+}
+
+/// Reads frames of connections up to the end; `limit` were asked for.
+async fn connections(
+    stream: &mut UnixStream,
+    limit: usize,
+) -> Result<Vec<Connection>, SocketError> {
+    let kinds = [FrameKind::Connections, FrameKind::End];
+    let mut connections = Vec::new();
+    loop {
+        let (kind, body) = protocol::read(stream, &kinds, protocol::MAX_CONNECTIONS).await?;
+        if kind == FrameKind::End {
+            return Ok(connections);
+        }
+        let more: Vec<Connection> = decode(body).await?;
+        if connections.len() + more.len() > limit {
+            return Err(SocketError::NotEdgeprobe);
+        }
+        connections.extend(more);
+    }
+}
+
+/// Reads JSON on a thread beside the runtime, which has others to answer.
+async fn decode<T: DeserializeOwned + Send + 'static>(body: Vec<u8>) -> Result<T, SocketError> {
+    match tokio::task::spawn_blocking(move || serde_json::from_slice(&body)).await {
+        Ok(decoded) => Ok(decoded?),
+        Err(error) => Err(SocketError::Io(io::Error::other(error))),
     }
 }

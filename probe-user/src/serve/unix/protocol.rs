@@ -1,20 +1,25 @@
 //! Frames on the socket.
 //!
-//! A client connects, sends one request frame, gets one response or error frame
-//! and is disconnected. A frame is a header of 16 bytes and a body:
+//! A client connects, sends one request frame, gets the answer and is disconnected.
+//! The answer is a response frame with the snapshot. Where connections were asked for,
+//! they follow in frames of some hundreds at most, and then a frame says that these were
+//! all. In place of any of these frames an error frame may end the answer.
+//!
+//! A frame is a header of 16 bytes and a body:
 //!
 //! | bytes | meaning |
 //! |---|---|
 //! | 0..4 | `EPRB` |
 //! | 4..6 | version of the protocol, big-endian |
 //! | 6..8 | version of the snapshot's schema, big-endian |
-//! | 8 | kind: 1 request, 2 response, 3 error |
+//! | 8 | kind: 1 request, 2 response, 3 error, 4 connections, 5 end |
 //! | 9..12 | zero |
 //! | 12..16 | length of the body, big-endian |
 //!
 //! The header keeps its layout in every version, so that two programs of
-//! different versions can tell each other so. The body of a request or a
-//! response is JSON, that of an error is text.
+//! different versions can tell each other so. The body of a request is JSON, and so is
+//! that of a response (the snapshot without connections) and of connections (a list of
+//! them); that of an error is text, and an end has none.
 
 use std::io;
 use std::path::PathBuf;
@@ -25,11 +30,16 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use crate::model;
 
 /// Version of the protocol.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 /// Largest body of a request.
 pub const MAX_REQUEST: u32 = 4 << 10;
 /// Largest body of a response.
 pub const MAX_RESPONSE: u32 = 128 << 20;
+
+/// Largest body of a frame with connections.
+pub const MAX_CONNECTIONS: u32 = 4 << 20;
+/// A body is written in pieces of this size: after each the client has moved on.
+const PIECE: usize = 64 << 10;
 
 const MAGIC: [u8; 4] = *b"EPRB";
 const HEADER: usize = 16;
@@ -122,8 +132,12 @@ pub enum FrameKind {
     Request = 1,
     /// The answer.
     Response = 2,
-    /// Why there is none.
+    /// Why there is none, or no more of it.
     Error = 3,
+    /// Some of the connections that were asked for.
+    Connections = 4,
+    /// There are no more of them.
+    End = 5,
 }
 
 /// The header of a frame of this version.
@@ -149,6 +163,17 @@ pub async fn write<W: AsyncWrite + Unpin>(
     body: &[u8],
     limit: u32,
 ) -> Result<(), SocketError> {
+    write_in_pieces(output, kind, body, limit, || {}).await
+}
+
+/// The same; calls `moved` whenever the other end has taken a piece of it.
+pub async fn write_in_pieces<W: AsyncWrite + Unpin>(
+    output: &mut W,
+    kind: FrameKind,
+    body: &[u8],
+    limit: u32,
+    moved: impl Fn(),
+) -> Result<(), SocketError> {
     let length = u32::try_from(body.len())
         .ok()
         .filter(|&length| length <= limit)
@@ -157,25 +182,22 @@ pub async fn write<W: AsyncWrite + Unpin>(
             limit,
         })?;
     output.write_all(&header(kind, length)).await?;
-    output.write_all(body).await?;
+    for piece in body.chunks(PIECE) {
+        output.write_all(piece).await?;
+        moved();
+    }
     output.flush().await?;
     Ok(())
 }
 
-/// A whole error frame, for who cannot wait until it is written.
-pub fn error_frame(text: &str) -> Vec<u8> {
-    let text = &text.as_bytes()[..text.len().min(MAX_REQUEST as usize)];
-    [&header(FrameKind::Error, text.len() as u32)[..], text].concat()
-}
-
-/// Reads the body of a frame of the kind `expected`; `limit` bounds it.
+/// Reads a frame of one of the kinds `expected`; `limit` bounds its body.
 ///
 /// The memory for it grows with what arrives, not with what the header claims.
 pub async fn read<R: AsyncRead + Unpin>(
     input: &mut R,
-    expected: FrameKind,
+    expected: &[FrameKind],
     limit: u32,
-) -> Result<Vec<u8>, SocketError> {
+) -> Result<(FrameKind, Vec<u8>), SocketError> {
     let mut header = [0; HEADER];
     input.read_exact(&mut header).await?;
     let [
@@ -207,9 +229,10 @@ pub async fn read<R: AsyncRead + Unpin>(
             schema: its_schema,
         });
     }
-    if kind != expected as u8 && kind != FrameKind::Error as u8 {
-        return Err(SocketError::NotEdgeprobe);
-    }
+    let mut known = expected.iter().copied().chain([FrameKind::Error]);
+    let kind = known
+        .find(|&one| one as u8 == kind)
+        .ok_or(SocketError::NotEdgeprobe)?;
     let length = u32::from_be_bytes([l0, l1, l2, l3]);
     if length > limit {
         return Err(SocketError::TooLarge {
@@ -222,12 +245,12 @@ pub async fn read<R: AsyncRead + Unpin>(
     if body.len() < length as usize {
         return Err(SocketError::Truncated);
     }
-    if kind == FrameKind::Error as u8 {
+    if kind == FrameKind::Error {
         return Err(SocketError::Refused(
             String::from_utf8_lossy(&body).into_owned(),
         ));
     }
-    Ok(body)
+    Ok((kind, body))
 }
 
 #[cfg(test)]
@@ -248,7 +271,7 @@ mod tests {
     }
 
     fn read_back(mut bytes: &[u8]) -> Result<Vec<u8>, SocketError> {
-        block(read(&mut bytes, FrameKind::Response, 10))
+        block(read(&mut bytes, &[FrameKind::Response], 10)).map(|(_, body)| body)
     }
 
     #[test]
@@ -258,6 +281,33 @@ mod tests {
             b"0123456789"
         );
         assert_eq!(read_back(&frame(FrameKind::Response, b"")).unwrap(), b"");
+    }
+
+    #[test]
+    fn of_several_kinds_the_one_that_came_is_told() {
+        let kinds = [FrameKind::Connections, FrameKind::End];
+        for kind in kinds {
+            let bytes = frame(kind, b"");
+            let (read, body) = block(read(&mut &bytes[..], &kinds, 10)).unwrap();
+            assert_eq!((read, body.len()), (kind, 0));
+        }
+        let bytes = frame(FrameKind::Response, b"");
+        let other = block(read(&mut &bytes[..], &kinds, 10));
+        assert!(matches!(other, Err(SocketError::NotEdgeprobe)));
+    }
+
+    #[test]
+    fn a_body_is_written_in_pieces() {
+        let moved = std::cell::Cell::new(0);
+        let body = vec![b'x'; 2 * PIECE + 1];
+        let mut bytes = Vec::new();
+        let written = write_in_pieces(&mut bytes, FrameKind::Response, &body, MAX_RESPONSE, || {
+            moved.set(moved.get() + 1);
+        });
+        block(written).unwrap();
+        assert_eq!(moved.get(), 3);
+        let (_, read) = block(read(&mut &bytes[..], &[FrameKind::Response], MAX_RESPONSE)).unwrap();
+        assert!(read == body);
     }
 
     #[test]

@@ -1,0 +1,363 @@
+//! The clients that are served at a time: bounded in number, in open files and in the
+//! bytes that are on their way to them.
+//!
+//! Where a bound is reached a client is evicted: the one that has been silent for
+//! longest, or the one that has not taken anything for longest. So no client that is
+//! silent or slow keeps another one waiting.
+
+use std::{
+    io,
+    os::fd::{AsRawFd, RawFd},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::{sync::Notify, task::AbortHandle};
+
+use crate::{
+    kernel::{memory, process},
+    logging::Limit,
+};
+
+/// Descriptors that are left to the rest of the process.
+const FILES_KEPT: u64 = 16;
+/// One part in so many of the clients may always be silent.
+const SILENT_SHARE: usize = 4;
+/// Different bodies that may be on their way at a time, in bytes; the newest may be
+/// larger.
+const BODIES: usize = 16 << 20;
+/// After a failure to accept where nobody can be evicted.
+const PAUSE: Duration = Duration::from_millis(100);
+/// From so many clients at a time on, memory is given back after the last of them.
+const MANY: usize = 16;
+/// How long after it.
+const REST: Duration = Duration::from_secs(1);
+
+/// Those that are served, in the order in which they came.
+#[derive(Debug)]
+pub struct Clients {
+    /// What they are to a reader of the log.
+    name: &'static str,
+    most: usize,
+    served: Mutex<Vec<Served>>,
+    /// Most of them at a time since memory was last given back.
+    peak: AtomicUsize,
+    left: Notify,
+    accept_failures: Limit,
+}
+
+#[derive(Debug)]
+struct Served {
+    activity: Arc<Activity>,
+    task: AbortHandle,
+}
+
+/// What a client is doing.
+#[derive(Debug)]
+pub struct Activity(Mutex<Doing>);
+
+#[derive(Debug)]
+struct Doing {
+    /// Whether there is no request yet.
+    is_silent: bool,
+    /// When it last moved on.
+    moved: Instant,
+    /// Address and length of the body that is on its way to it, one that it shares.
+    body: Option<(usize, usize)>,
+}
+
+impl Activity {
+    fn new() -> Self {
+        Self(Mutex::new(Doing {
+            is_silent: true,
+            moved: Instant::now(),
+            body: None,
+        }))
+    }
+
+    /// Its request was read, or it took a part of the answer.
+    pub fn moves(&self) {
+        let mut doing = self.doing();
+        doing.is_silent = false;
+        doing.moved = Instant::now();
+    }
+
+    fn doing(&self) -> MutexGuard<'_, Doing> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Clients {
+    /// At most `most` of them.
+    pub fn new(name: &'static str, most: usize) -> Arc<Self> {
+        Arc::new(Self {
+            name,
+            most,
+            served: Mutex::default(),
+            peak: AtomicUsize::new(0),
+            left: Notify::new(),
+            accept_failures: Limit::new(),
+        })
+    }
+
+    /// Serves one more, whose connection is `stream`; evicts another one if need be.
+    pub fn serve<S: AsRawFd, F: Future<Output = ()> + Send + 'static>(
+        self: &Arc<Self>,
+        stream: S,
+        serve: impl FnOnce(S, Arc<Activity>) -> F,
+    ) {
+        let mut served = self.served();
+        served.retain(|one| !one.task.is_finished());
+        for _ in 0..files_short(stream.as_raw_fd()) {
+            evict(&mut served, oldest_silent);
+        }
+        if served.len() >= self.most {
+            evict(&mut served, |served| {
+                let silent = served.iter().filter(|one| one.is_silent()).count();
+                let first = if silent > self.most / SILENT_SHARE {
+                    oldest_silent
+                } else {
+                    stuck
+                };
+                first(served).or_else(|| oldest_silent(served))
+            });
+        }
+        let activity = Arc::new(Activity::new());
+        let future = serve(stream, Arc::clone(&activity));
+        let clients = Arc::clone(self);
+        let task = tokio::spawn(async move {
+            let _left = Left(clients);
+            future.await;
+        });
+        let task = task.abort_handle();
+        served.push(Served { activity, task });
+        self.peak.fetch_max(served.len(), Ordering::Relaxed);
+    }
+
+    /// After a failure to accept: evicts somebody where files are short, and waits
+    /// for it.
+    pub async fn accept_failed(&self, error: &io::Error) {
+        if let Some(left_out) = self.accept_failures.pass() {
+            let name = self.name;
+            tracing::warn!("cannot accept a client ({name}): {error}{left_out}");
+        }
+        let is_short = matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE));
+        let has_evicted = is_short && {
+            let mut served = self.served();
+            served.retain(|one| !one.task.is_finished());
+            let choose = |served: &[Served]| oldest_silent(served).or_else(|| stuck(served));
+            (0..FILES_KEPT)
+                .filter(|_| evict(&mut served, choose))
+                .count()
+                > 0
+        };
+        if has_evicted {
+            // Their files are closed when their tasks have had a turn.
+            tokio::task::yield_now().await;
+        } else {
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// A client gets this body, which others may share. Who still takes an older one is
+    /// evicted where all of them together are too large.
+    pub fn sends(&self, activity: &Activity, body: &[u8]) {
+        activity.moves();
+        let this = (body.as_ptr() as usize, body.len());
+        activity.doing().body = Some(this);
+        let mut served = self.served();
+        served.retain(|one| !one.task.is_finished());
+        let mut bodies: Vec<_> = served.iter().filter_map(Served::body).collect();
+        bodies.sort_unstable();
+        bodies.dedup();
+        let bytes: usize = bodies.iter().map(|(_, length)| length).sum();
+        if bytes <= BODIES || bodies.len() < 2 {
+            return;
+        }
+        let is_older = |one: &Served| one.body().is_some_and(|body| body != this);
+        for one in served.extract_if(.., |one| is_older(one)) {
+            one.task.abort();
+        }
+    }
+
+    /// Gives memory back after many clients; runs beside accepting.
+    pub async fn give_memory_back(&self) {
+        loop {
+            self.left.notified().await;
+            tokio::time::sleep(REST).await;
+            self.served().retain(|one| !one.task.is_finished());
+            let still = self.served().len();
+            let peak = self.peak.swap(still, Ordering::Relaxed);
+            if peak >= MANY && still < MANY {
+                memory::trim();
+            } else {
+                self.peak.fetch_max(peak, Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn served(&self) -> MutexGuard<'_, Vec<Served>> {
+        self.served.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Tells that a client has left, whichever way it did.
+struct Left(Arc<Clients>);
+
+impl Drop for Left {
+    fn drop(&mut self) {
+        self.0.left.notify_one();
+    }
+}
+
+impl Served {
+    fn is_silent(&self) -> bool {
+        self.activity.doing().is_silent
+    }
+
+    fn body(&self) -> Option<(usize, usize)> {
+        self.activity.doing().body
+    }
+}
+
+/// Ends the one that is chosen; whether there is one.
+fn evict(served: &mut Vec<Served>, choose: impl Fn(&[Served]) -> Option<usize>) -> bool {
+    let chosen = choose(served);
+    if let Some(chosen) = chosen {
+        served.remove(chosen).task.abort();
+    }
+    chosen.is_some()
+}
+
+/// The one that has been silent for longest.
+fn oldest_silent(served: &[Served]) -> Option<usize> {
+    served.iter().position(Served::is_silent)
+}
+
+/// Of those that have asked the one that has not moved on for longest.
+fn stuck(served: &[Served]) -> Option<usize> {
+    let asked = served
+        .iter()
+        .enumerate()
+        .filter(|(_, one)| !one.is_silent());
+    asked
+        .min_by_key(|(_, one)| one.activity.doing().moved)
+        .map(|(index, _)| index)
+}
+
+/// By how many the free descriptors fall short of those that are kept, where `newest`
+/// was just opened: the kernel gives the least number that is free.
+fn files_short(newest: RawFd) -> u64 {
+    match process::max_fds() {
+        Ok(Some(most)) => (newest as u64 + 1 + FILES_KEPT).saturating_sub(most),
+        _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+    use crate::sampler::fake::block;
+
+    /// A client that lasts until it is evicted.
+    fn serve(clients: &Arc<Clients>) -> Arc<Activity> {
+        let file = File::open("/dev/null").unwrap();
+        let mut activity = None;
+        clients.serve(file, |file, its| {
+            activity = Some(its);
+            async move {
+                let _file = file;
+                std::future::pending::<()>().await;
+            }
+        });
+        activity.unwrap()
+    }
+
+    fn is_served(clients: &Clients, activity: &Arc<Activity>) -> bool {
+        let served = clients.served();
+        served
+            .iter()
+            .any(|one| Arc::ptr_eq(&one.activity, activity))
+    }
+
+    #[test]
+    fn the_oldest_silent_one_is_evicted_first() {
+        block(async {
+            let clients = Clients::new("test", 8);
+            let asking = serve(&clients);
+            asking.moves();
+            let silent: Vec<_> = (0..7).map(|_| serve(&clients)).collect();
+            let newest = serve(&clients);
+            assert!(is_served(&clients, &asking));
+            assert!(!is_served(&clients, &silent[0]));
+            assert!(is_served(&clients, &silent[1]));
+            assert!(is_served(&clients, &newest));
+        });
+    }
+
+    #[test]
+    fn who_asked_and_takes_nothing_leaves_room_to_the_silent_that_may_still_ask() {
+        block(async {
+            let clients = Clients::new("test", 8);
+            let asked: Vec<_> = (0..8).map(|_| serve(&clients)).collect();
+            for one in &asked {
+                one.moves();
+            }
+            asked[0].moves();
+            let new = [serve(&clients), serve(&clients)];
+            assert!(new.iter().all(|one| is_served(&clients, one)));
+            assert!(is_served(&clients, &asked[0]), "it moved on");
+            assert!(!is_served(&clients, &asked[1]));
+            assert!(!is_served(&clients, &asked[2]));
+            assert!(is_served(&clients, &asked[3]));
+        });
+    }
+
+    #[test]
+    fn old_bodies_go_where_all_are_too_large() {
+        block(async {
+            let clients = Clients::new("test", 8);
+            let bodies: Vec<Vec<u8>> = (0..3).map(|_| vec![0; BODIES / 2]).collect();
+            let takers: Vec<_> = (0..4).map(|_| serve(&clients)).collect();
+            clients.sends(&takers[0], &bodies[0]);
+            clients.sends(&takers[1], &bodies[1]);
+            clients.sends(&takers[2], &bodies[1]);
+            assert!(takers.iter().all(|one| is_served(&clients, one)));
+            clients.sends(&takers[3], &bodies[2]);
+            let there: Vec<_> = takers.iter().map(|one| is_served(&clients, one)).collect();
+            assert_eq!(there, [false, false, false, true]);
+            // However large it is, the newest goes out.
+            let larger = vec![0; 2 * BODIES];
+            let taker = serve(&clients);
+            clients.sends(&taker, &larger);
+            assert!(is_served(&clients, &taker));
+        });
+    }
+
+    #[test]
+    fn descriptors_are_left_to_the_rest_of_the_process() {
+        let most = process::max_fds().unwrap().unwrap();
+        let last = RawFd::try_from(most).unwrap() - 1;
+        assert_eq!(files_short(3), 0);
+        assert_eq!(files_short(last - FILES_KEPT as RawFd), 0);
+        assert_eq!(files_short(last), FILES_KEPT);
+    }
+
+    #[test]
+    fn where_files_are_short_somebody_is_evicted_at_once() {
+        block(async {
+            let clients = Clients::new("test", 100);
+            let silent: Vec<_> = (0..20).map(|_| serve(&clients)).collect();
+            let error = io::Error::from_raw_os_error(libc::EMFILE);
+            clients.accept_failed(&error).await;
+            let left = silent.iter().filter(|one| is_served(&clients, one)).count();
+            assert_eq!(left, 4);
+            assert!(is_served(&clients, &silent[19]));
+        });
+    }
+}

@@ -1,0 +1,153 @@
+//! Clients that are too many, silent, slow or deaf: others are answered, and memory
+//! stays bounded.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    os::unix::net::UnixStream,
+    process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use probe_tests::{
+    daemon::{Daemon, Running, binary},
+    http,
+    netns::Netns,
+    poll, skip,
+};
+
+const MIB: u64 = 1 << 20;
+/// Far more than an answer takes, far less than a client is waited for.
+const SOON: Duration = Duration::from_secs(2);
+
+fn free_address() -> SocketAddr {
+    let free = TcpListener::bind("127.0.0.1:0").expect("a port");
+    free.local_addr().expect("its address")
+}
+
+/// Memory of a process that no file is behind, in bytes.
+#[track_caller]
+fn anonymous(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("its state");
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("RssAnon:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    kib.expect("RssAnon") * 1024
+}
+
+/// A page, and that it came soon.
+#[track_caller]
+fn soon(address: SocketAddr, path: &str) -> String {
+    let asked = Instant::now();
+    let page = http::get(address, path, "text/plain").expect("a page");
+    assert_eq!(page.status, 200, "{path}: {}", page.body);
+    let elapsed = asked.elapsed();
+    assert!(elapsed < SOON, "{path} took {elapsed:?}");
+    page.body
+}
+
+/// Clients that connect; what they send is `request`.
+fn crowd(address: SocketAddr, number: usize, request: &str) -> Vec<TcpStream> {
+    let client = |_| {
+        let mut stream = TcpStream::connect(address).expect("it listens");
+        stream.write_all(request.as_bytes()).expect("it is open");
+        stream
+    };
+    (0..number).map(client).collect()
+}
+
+#[test]
+fn a_crowd_of_silent_and_deaf_clients_keeps_nobody_waiting() {
+    let Some(_turn) = skip::turn("a_crowd_of_silent_and_deaf_clients_keeps_nobody_waiting") else {
+        return;
+    };
+    let netns = Netns::new();
+    let (ours, theirs) = (free_address(), free_address());
+    let daemon = Daemon::start(&[&netns], &["--listen", &ours.to_string()]);
+    let mut exporter = Command::new(binary());
+    exporter
+        .args(["exporter", "--listen", &theirs.to_string(), "--socket"])
+        .arg(daemon.socket())
+        .stdin(Stdio::null());
+    let exporter = Running::start(exporter, daemon.folder().join("exporter-messages"));
+    poll::until("the exporter is ready", || {
+        let ready = http::get(theirs, "/readyz", "*/*").ok()?;
+        (ready.status == 200).then_some(())
+    });
+    let metrics = "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n";
+    let silent_on_the_socket: Vec<_> = (0..40)
+        .map(|_| UnixStream::connect(daemon.socket()).expect("it listens"))
+        .collect();
+    for (address, pid) in [(ours, daemon.process().pid()), (theirs, exporter.pid())] {
+        let deaf = crowd(address, 150, metrics);
+        let silent = crowd(address, 300, "");
+        let slow = crowd(address, 50, "GET /met");
+        let scrapes = thread::scope(|scope| {
+            let scrapes: Vec<_> = (0..50)
+                .map(|_| scope.spawn(|| http::get(address, "/metrics", "*/*")))
+                .collect();
+            for _ in 0..10 {
+                soon(address, "/healthz");
+                let page = soon(address, "/metrics");
+                assert_eq!(http::sample(&page, "edgeprobe_daemon_up"), Some(1.0));
+            }
+            let scrapes = scrapes.into_iter().map(thread::ScopedJoinHandle::join);
+            scrapes
+                .filter(|page| matches!(page, Ok(Ok(page)) if page.status == 200))
+                .count()
+        });
+        assert_eq!(scrapes, 50, "all are answered");
+        let most = anonymous(pid);
+        println!("{} MiB", most / MIB);
+        assert!(most < 96 * MIB, "{} MiB", most / MIB);
+        drop((deaf, silent, slow));
+    }
+    drop(silent_on_the_socket);
+    for pid in [daemon.process().pid(), exporter.pid()] {
+        poll::until("memory is given back", || {
+            (anonymous(pid) < 48 * MIB).then_some(())
+        });
+    }
+    exporter.stop(libc::SIGTERM);
+    daemon.stop();
+}
+
+#[test]
+fn idle_connections_do_not_use_up_the_files() {
+    let Some(_turn) = skip::turn("idle_connections_do_not_use_up_the_files") else {
+        return;
+    };
+    let netns = Netns::new();
+    let daemon = Daemon::start(&[&netns], &[]);
+    let address = free_address();
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", "ulimit -n 80; exec \"$0\" \"$@\""])
+        .arg(binary())
+        .args(["exporter", "--listen", &address.to_string(), "--socket"])
+        .arg(daemon.socket())
+        .stdin(Stdio::null());
+    let exporter = Running::start(command, daemon.folder().join("exporter-messages"));
+    poll::until("the exporter is ready", || {
+        let ready = http::get(address, "/readyz", "*/*").ok()?;
+        (ready.status == 200).then_some(())
+    });
+    let idle = crowd(address, 200, "");
+    for _ in 0..20 {
+        let page = soon(address, "/metrics");
+        assert_eq!(http::sample(&page, "edgeprobe_daemon_up"), Some(1.0));
+        assert_eq!(http::sample(&page, "process_max_fds"), Some(80.0));
+    }
+    let messages = exporter.messages();
+    assert!(messages.lines().count() < 8, "{messages}");
+    // The newest of them are still open.
+    let mut newest = idle.last().expect("one");
+    newest.set_nonblocking(true).expect("a flag");
+    let nothing = newest.read(&mut [0]).expect_err("still open");
+    assert_eq!(nothing.kind(), std::io::ErrorKind::WouldBlock);
+    exporter.stop(libc::SIGTERM);
+    daemon.stop();
+}
