@@ -21,8 +21,10 @@ pub const LOSS_TARGET: &str = "edgeprobe::lost";
 
 /// Calls a macro with the table.
 ///
-/// Their order is that in which they are attached: `tcp_destroy`, which frees what
-/// `sock_set_state` and others remember, before those that cost nothing to miss.
+/// Their order is that in which they are attached: `tcp_destroy` first, which frees what
+/// the others remember, and last what opens a connection's entry, `tcp_retransmit` and
+/// `sock_set_state`. A connection that opens between two attachments would have half of
+/// its events: so it has none, and is met as one from before the start.
 ///
 /// A program's name has at most 15 characters, or the kernel cuts it. Its body is
 /// the function of that name in a module of `probe-ebpf/src/probes`.
@@ -43,12 +45,12 @@ pub const LOSS_TARGET: &str = "edgeprobe::lost";
 macro_rules! programs {
     ($with:ident) => {
         $with! {
-            sock_set_state {
-                hook: tp_btf "inet_sock_set_state", body: tcp_state,
-                replicas: SET_STATE by probes::tcp_state::transition, twin: noop_set_state,
+            tcp_destroy {
+                hook: tp_btf "tcp_destroy_sock", body: tcp_state,
+                replicas: DESTROY by preempt::of_socket, twin: noop_destroy,
                 used: Always, required: true, since: "6.1",
-                loses: [MapFull, Limit], skipped: reconciled,
-                without: "connections opened, open, closed and failed",
+                loses: [Limit], skipped: reconciled,
+                without: "when a connection can be forgotten",
             }
             tcp_probe {
                 hook: tp_btf "tcp_probe", body: tcp_probe,
@@ -56,13 +58,6 @@ macro_rules! programs {
                 used: Always, required: true, since: "6.1",
                 loses: [Parse, Limit], skipped: lost,
                 without: "the RTT during connections",
-            }
-            tcp_retransmit {
-                hook: tp_btf "tcp_retransmit_skb", body: tcp_retransmit,
-                replicas: RETRANSMIT by preempt::of_socket, twin: noop_retransmit,
-                used: Always, required: false, since: "6.1",
-                loses: [MapFull, Limit], skipped: reconciled,
-                without: "why segments were retransmitted",
             }
             retrans_synack {
                 hook: tp_btf "tcp_retransmit_synack", body: tcp_retransmit,
@@ -84,13 +79,6 @@ macro_rules! programs {
                 used: Always, required: false, since: "6.1",
                 loses: [MapFull, Limit], skipped: lost,
                 without: "resets received",
-            }
-            tcp_destroy {
-                hook: tp_btf "tcp_destroy_sock", body: tcp_state,
-                replicas: DESTROY by preempt::of_socket, twin: noop_destroy,
-                used: Always, required: true, since: "6.1",
-                loses: [Limit], skipped: reconciled,
-                without: "when a connection can be forgotten",
             }
             kfree_skb {
                 hook: tp_btf "kfree_skb", body: skb_drop,
@@ -140,6 +128,20 @@ macro_rules! programs {
                 used: AcceptExit, required: false, since: "6.1",
                 loses: [], skipped: lost,
                 without: "the return of accept() as the end of the time in the accept queue",
+            }
+            tcp_retransmit {
+                hook: tp_btf "tcp_retransmit_skb", body: tcp_retransmit,
+                replicas: RETRANSMIT by preempt::of_socket, twin: noop_retransmit,
+                used: Always, required: false, since: "6.1",
+                loses: [MapFull, Limit], skipped: reconciled,
+                without: "why segments were retransmitted",
+            }
+            sock_set_state {
+                hook: tp_btf "inet_sock_set_state", body: tcp_state,
+                replicas: SET_STATE by probes::tcp_state::transition, twin: noop_set_state,
+                used: Always, required: true, since: "6.1",
+                loses: [MapFull, Limit], skipped: reconciled,
+                without: "connections opened, open, closed and failed",
             }
             iter_tcp {
                 hook: iter "tcp", body: iter_tcp,
