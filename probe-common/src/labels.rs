@@ -72,11 +72,14 @@ labels! {
         Refused = "refused",
         /// ETIMEDOUT.
         Timeout = "timeout",
-        /// ENETUNREACH, EHOSTUNREACH and their kin.
+        /// What ICMP says but for a refused port: EHOSTUNREACH, ENETUNREACH, EACCES and
+        /// their kin.
         Unreachable = "unreachable",
         /// A reset during the handshake; on the server a half-open connection reset.
         Reset = "reset",
-        /// The program gave up, or an ICMP error met a locked socket.
+        /// The program gave up after a SYN had been sent again.
+        NoAnswer = "no_answer",
+        /// The program gave up before that.
         Cancelled = "cancelled",
         /// No SYN left this host, or a child socket could not be kept.
         Local = "local",

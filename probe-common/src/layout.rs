@@ -119,6 +119,14 @@ layout! {
     ts_recent_stamp: Field("tcp_sock.rx_opt.ts_recent_stamp"), 4, required;
     /// `int`, a positive error number.
     sk_err: Field("sock.sk_err"), 4, required;
+    /// `int`, an error that does not end the connection, a positive number.
+    sk_err_soft: Field("sock.sk_err_soft"), 4, required;
+    /// `__u32`, packets in the queue of errors.
+    error_queue_len: Field("sock.sk_error_queue.qlen"), 4, required;
+    /// `struct sk_buff *`, the last one of them.
+    error_queue_last: Field("sock.sk_error_queue.prev"), 8, required;
+    /// `__u32` in the control block of such a packet, a positive error number.
+    queued_errno: Field("sock_exterr_skb.ee.ee_errno"), 4, required;
     /// `atomic_t`, packets dropped on this socket.
     sk_drops: Field("sock.sk_drops"), 4, required;
     /// `u32`, length of a listener's accept queue.
@@ -127,6 +135,21 @@ layout! {
     sk_max_ack_backlog: Field("sock.sk_max_ack_backlog"), 4, required;
     /// `atomic_t`, length of a listener's SYN queue.
     icsk_synq_len: Field("tcp_sock.inet_conn.icsk_accept_queue.qlen"), 4, required;
+    /// `u8`; of a listener, for how many SYN-ACKs it waits for data (`TCP_DEFER_ACCEPT`).
+    defer_accept: Field("tcp_sock.inet_conn.icsk_accept_queue.rskq_defer_accept"), 1, required;
+    /// `struct request_sock *`, the handshake of a connection that began with data in
+    /// its SYN and has not ended it.
+    fastopen_rsk: Field("tcp_sock.fastopen_rsk"), 8, required;
+    /// `__u8`, timeouts since something was last acknowledged.
+    icsk_retransmits: Field("tcp_sock.inet_conn.icsk_retransmits"), 1, required;
+    /// `__u8`, probes of the window and keepalives that were not answered.
+    icsk_probes_out: Field("tcp_sock.inet_conn.icsk_probes_out"), 1, required;
+    /// Bit field, whether a program moves the connection (`TCP_REPAIR`).
+    repair: Bits("tcp_sock.repair"), 1, required;
+    /// Bit field, whether the SYN was sent with data.
+    syn_data: Bits("tcp_sock.syn_data"), 1, required;
+    /// Bit field, whether data that came with a SYN was taken.
+    syn_data_acked: Bits("tcp_sock.syn_data_acked"), 1, required;
     /// Bit field, `enum tcp_ca_state`.
     icsk_ca_state: Bits("tcp_sock.inet_conn.icsk_ca_state"), 1, required;
     /// `u8`, the timer that is pending.

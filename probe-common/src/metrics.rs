@@ -143,11 +143,17 @@ macro_rules! tcp_metrics {
                 }
             }
             histograms {
-                /// Round-trip time, each new sample of the kernel that arrives in ESTABLISHED, and from then on the newest one each time the sockets are iterated over and at the end.
+                /// Round-trip time, the peer's delayed acknowledgments included: each new sample of the kernel that arrives in ESTABLISHED, and from then on the newest one each time the sockets are iterated over and at the end.
                 rtt {
                     id: Rtt, name: "edgeprobe_tcp_rtt_seconds", labels: [side, svc, peer], buckets: latency,
                     without_observations: shown,
                     kernel: "`tcp_probe`, `tcp_sock.srtt_us`, `mdev_us`",
+                }
+                /// Least round-trip time of a connection in the last minutes, which is the network's without delayed acknowledgments: when it closes, and of an open one every 30 seconds at most.
+                min_rtt {
+                    id: MinRtt, name: "edgeprobe_tcp_min_rtt_seconds", labels: [side, svc, peer], buckets: latency,
+                    without_observations: shown,
+                    kernel: "`tcp_sock.rtt_min`",
                 }
                 /// First SYN sent (client) or received (server) to ESTABLISHED, retransmits included.
                 handshake {

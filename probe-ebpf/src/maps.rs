@@ -77,6 +77,13 @@ pub static STATUS: Array<u64, { status::LEN }, 0> = Array::new();
 #[btf_map]
 pub static VISITED: Array<u64, 1, 0> = Array::new();
 
+/// Sockets by row and state; the index is `row * states + state`, see
+/// [`SOCKET_STATES`](probe_common::abi::iter::SOCKET_STATES). The upper half of a word
+/// is the iteration that counted them, the lower how many. Written by the iterator, read
+/// by the collector through a mapping: words of other iterations are of the past.
+#[btf_map]
+pub static SOCKETS: Array<u64, 1, MMAPABLE> = Array::new();
+
 /// Local ports of listeners, `netns << 16 | port`, as the socket iterator meets
 /// them. Tells the side where the backlog does not, and that the namespace has been
 /// visited. Full: such a server is taken for a client.
@@ -105,6 +112,19 @@ pub static NAMED_PORTS: HashMap<u32, u8, { series::NAMED_PORTS }, NO_PREALLOC> =
 /// that handshake is then lost and counted.
 #[btf_map]
 pub static SYNACKS: LruHashMap<HandshakeKey, u64, 4096, 0> = LruHashMap::new();
+
+/// When the handshake's last ACK came, in nanoseconds of CLOCK_MONOTONIC, where the
+/// listener waits for data. Written by the drop program, read and removed when the
+/// connection opens. Least recently used ones are evicted: such a handshake lasts until
+/// its data came.
+#[btf_map]
+pub static DEFERRED: LruHashMap<HandshakeKey, u64, 4096, 0> = LruHashMap::new();
+
+/// Sequence numbers of resets with which clients aborted half-open connections.
+/// Written and read by the drop program. Least recently used ones are evicted: the
+/// reset that such a client is asked to send again counts too.
+#[btf_map]
+pub static RESET_SEQS: LruHashMap<HandshakeKey, u32, 4096, 0> = LruHashMap::new();
 
 /// Peer numbers by prefix; IPv4 is mapped into `::ffff:0:0/96`. Written by the
 /// collector at the start.
@@ -177,7 +197,7 @@ pub fn counter<K, const N: usize>(
     })
 }
 
-/// Key of `SYNACKS`.
+/// Key of `SYNACKS`, `DEFERRED` and `RESET_SEQS`.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct HandshakeKey {

@@ -94,14 +94,15 @@ tcp_metrics!(define_flushed);
 pub struct Conn {
     /// Number of the socket; 0 where the slot is free.
     pub socket: u64,
-    /// Time of ESTABLISHED, or of the first SYN while [`CONNECTING`] as a
-    /// client, in nanoseconds of CLOCK_MONOTONIC; 0 where it lies before the start.
+    /// Time of ESTABLISHED, in nanoseconds of CLOCK_MONOTONIC; 0 where it lies before
+    /// the start. While [`CONNECTING`] that of a client's first SYN, or of the SYN-ACK
+    /// to a SYN with data that the program has read; else 0.
     pub since_ns: u64,
     /// When the request passed whose answer is awaited, in nanoseconds of
     /// CLOCK_MONOTONIC; 0 where none is. Written outside the socket's lock too,
     /// on kernels that tell of a send when it has returned.
     pub request_ns: u64,
-    /// The row.
+    /// The row; while [`CONNECTING`] the overflow row until it is needed.
     pub row: u32,
     /// [`CONNECTING`], [`OPEN`] and so on.
     pub flags: u16,

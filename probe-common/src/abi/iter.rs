@@ -23,6 +23,29 @@ pub mod state {
     pub const NEW_SYN_RECV: u8 = 12;
 }
 
+/// The states by which sockets are counted, with their names.
+pub const SOCKET_STATES: [(u8, &str); 6] = [
+    (state::ESTABLISHED, "established"),
+    (state::FIN_WAIT1, "fin_wait1"),
+    (state::FIN_WAIT2, "fin_wait2"),
+    (state::CLOSE_WAIT, "close_wait"),
+    (state::LAST_ACK, "last_ack"),
+    (state::CLOSING, "closing"),
+];
+
+/// Position of a state in [`SOCKET_STATES`].
+#[inline(always)]
+pub const fn state_index(state: u8) -> u32 {
+    match state {
+        state::ESTABLISHED => 0,
+        state::FIN_WAIT1 => 1,
+        state::FIN_WAIT2 => 2,
+        state::CLOSE_WAIT => 3,
+        state::LAST_ACK => 4,
+        _ => 5,
+    }
+}
+
 /// Kind of a record of `iter/tcp`: its first word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]

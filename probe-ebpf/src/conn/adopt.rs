@@ -1,5 +1,5 @@
-//! Connections that were open before the start, or that found no slot when they
-//! were opened.
+//! Connections that were open before the start, that found no slot when they were
+//! opened, or that another socket has opened (`TCP_REPAIR`).
 
 use probe_common::{
     abi::conn::{Conn, OPEN, tls},
@@ -18,6 +18,14 @@ use crate::{
 /// is no slot, or no row.
 #[inline(always)]
 pub fn adopt(tp: TcpSock, state: u8, full: Loss) -> Option<&'static mut Conn> {
+    // SAFETY: as in `get`.
+    unsafe { slot_for(tp, state, full).as_mut() }
+}
+
+/// The entry, or null. A function of its own, with a stack of its own: its callers have
+/// much on theirs.
+#[inline(never)]
+fn slot_for(tp: TcpSock, state: u8, full: Loss) -> *mut Conn {
     let sk = tp.sock();
     let side = side_of(tp);
     let number = row_of_tcp(tp, side, full);
@@ -45,7 +53,7 @@ pub fn adopt(tp: TcpSock, state: u8, full: Loss) -> Option<&'static mut Conn> {
         if !has_overflowed {
             lost::count(full, sk.id());
         }
-        return None;
+        return core::ptr::null_mut();
     };
     fill(slot, conn);
     if matches!(state, state::ESTABLISHED | state::CLOSE_WAIT)
@@ -54,5 +62,5 @@ pub fn adopt(tp: TcpSock, state: u8, full: Loss) -> Option<&'static mut Conn> {
         slot.flags = OPEN;
         row.open(1);
     }
-    Some(slot)
+    slot
 }

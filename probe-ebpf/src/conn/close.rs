@@ -3,7 +3,7 @@
 
 use probe_common::{
     abi::{
-        conn::{CLOSED, Conn, OPEN},
+        conn::{CLOSED, Conn, OPEN, tls},
         status,
     },
     hooks::Loss,
@@ -13,45 +13,24 @@ use probe_common::{
 };
 
 use super::{
-    flush, flush_retransmits, get, has_overflowed, is_closed, is_connecting, no_longer_open,
-    now_ns, observe_newest_rtt, observe_rtt, open::nothing_yet, side, side_of, status_is_set, syn,
-    table,
+    fill, flush, flush_retransmits, get, has_overflowed, insert, is_closed, is_connecting,
+    no_longer_open, now_ns, observe_min_rtt, observe_newest_rtt, observe_rtt, open::nothing_yet,
+    side, side_of, status_is_set, syn, table, why,
 };
 use crate::{
-    kernel::sock::{Sock, TcpSock, state},
-    latency::{accept_queue, tls},
+    kernel::{
+        sock::{IPPROTO_TCP, Sock, TcpSock, state},
+        watched,
+    },
+    latency::{accept_queue, tls as handshakes},
     lost,
+    maps::STATUS,
     series::{RowRef, row_of_tcp},
 };
 
 const FULL: Loss = loss!(sock_set_state, MapFull);
 /// A connection whose events were skipped, all or those that told what it sent.
 const UNSEEN: Loss = loss!(sock_set_state, Limit);
-
-/// Error numbers (`include/uapi/asm-generic/errno.h`).
-mod errno {
-    pub const EPIPE: i32 = 32;
-    pub const ENETDOWN: i32 = 100;
-    pub const ENETUNREACH: i32 = 101;
-    pub const ECONNRESET: i32 = 104;
-    pub const ETIMEDOUT: i32 = 110;
-    pub const ECONNREFUSED: i32 = 111;
-    pub const EHOSTDOWN: i32 = 112;
-    pub const EHOSTUNREACH: i32 = 113;
-}
-use errno::{
-    ECONNREFUSED, ECONNRESET, EHOSTDOWN, EHOSTUNREACH, ENETDOWN, ENETUNREACH, EPIPE, ETIMEDOUT,
-};
-
-fn failure(error: i32) -> ConnectFailure {
-    match error {
-        ECONNREFUSED => ConnectFailure::Refused,
-        ETIMEDOUT => ConnectFailure::Timeout,
-        ENETUNREACH | EHOSTUNREACH | ENETDOWN | EHOSTDOWN => ConnectFailure::Unreachable,
-        ECONNRESET => ConnectFailure::Reset,
-        _ => ConnectFailure::Other,
-    }
-}
 
 /// A handshake that came to nothing, `without_error` why if the socket has no
 /// error. `fallback` is the side where there is no entry.
@@ -65,11 +44,7 @@ pub fn connect_failed(
     let side = conn.as_ref().map_or(fallback, |conn| side(conn));
     let number = row_of_tcp(tp, side, FULL);
     if let Some(row) = RowRef::get(number) {
-        let why = match tp.err() {
-            0 => without_error,
-            error => failure(error),
-        };
-        row.connect_failures(why, 1);
+        row.connect_failures(why::failed(tp, without_error), 1);
         // What a SYN's retransmission did not show: one that failed to be sent.
         let known = conn.as_ref().map_or(0, |conn| conn.retransmits);
         if matches!(side, Side::Client) {
@@ -79,8 +54,23 @@ pub fn connect_failed(
             }
         }
     }
-    if let Some(conn) = conn {
-        conn.flags = CLOSED;
+    match conn {
+        Some(conn) => conn.flags = CLOSED,
+        None => counted_without_entry(tp),
+    }
+}
+
+/// A connection without an entry has been counted: it gets one that says so, until
+/// its socket goes. Where there is no slot, none is missed either, see
+/// [`unseen_until_now`].
+#[inline(always)]
+fn counted_without_entry(tp: TcpSock) {
+    if let Some(slot) = insert(tp.sock()) {
+        let conn = Conn {
+            flags: CLOSED,
+            ..Conn::default()
+        };
+        fill(slot, conn);
     }
 }
 
@@ -105,7 +95,7 @@ pub fn left_established(conn: &mut Conn, tp: TcpSock, new: u8) {
 
 /// Whether the end of a connection in state `old` is one without a FIN of ours.
 #[inline(always)]
-fn is_abort(old: u8) -> bool {
+pub fn is_abort(old: u8) -> bool {
     matches!(old, state::ESTABLISHED | state::CLOSE_WAIT)
 }
 
@@ -121,22 +111,6 @@ pub fn is_refused(conn: &Conn, tp: TcpSock, state: u8) -> bool {
             tp.is_deaf() && tp.has_read_all() && tp.data_segs_in() != conn.data_segs
         }
         _ => false,
-    }
-}
-
-#[inline(always)]
-fn how(tp: TcpSock, old: u8, is_refused: bool) -> Closed {
-    match (tp.err(), old) {
-        (0 | ECONNRESET, _) if is_refused => Closed::ResetSent,
-        // Closed with data unread.
-        (0, state::FIN_WAIT1 | state::FIN_WAIT2) if tp.is_deaf() && !tp.has_read_all() => {
-            Closed::ResetSent
-        }
-        (ECONNRESET | EPIPE, _) => Closed::ResetReceived,
-        (ETIMEDOUT | EHOSTUNREACH | ENETUNREACH, _) => Closed::Timeout,
-        (0, _) if is_abort(old) => Closed::ResetSent,
-        (0, state::FIN_WAIT2 | state::LAST_ACK | state::CLOSING) => Closed::Fin,
-        _ => Closed::Other,
     }
 }
 
@@ -172,13 +146,14 @@ fn closed_with_entry(conn: &mut Conn, tp: TcpSock, old: u8) {
     let segs_in = tp.segs_in();
     let known = conn.flushed.received_segments;
     let is_forgotten = segs_in == 0 || segs_in.wrapping_sub(known).cast_signed() < 0;
-    let how = how(tp, old, is_refused || is_forgotten);
+    let how = why::ended(tp, old, is_refused || is_forgotten);
     if let Some(row) = RowRef::get(conn.row) {
         no_longer_open(conn, row);
         if is_forgotten {
             lost::count(UNSEEN, conn.socket);
         } else {
             observe_newest_rtt(conn, tp, row);
+            observe_min_rtt(tp, row);
             flush(conn, tp, old, row);
             flush_retransmits(conn, tp, Retransmit::Other, row);
         }
@@ -188,7 +163,7 @@ fn closed_with_entry(conn: &mut Conn, tp: TcpSock, old: u8) {
         }
         count(how, old, row);
     }
-    tls::closed(conn, tp, how);
+    handshakes::closed(conn, tp, how);
     conn.flags = CLOSED;
 }
 
@@ -201,7 +176,7 @@ fn closed_without_entry(tp: TcpSock, old: u8) {
     let Some(row) = RowRef::get(number) else {
         return;
     };
-    count(how(tp, old, false), old, row);
+    count(why::ended(tp, old, false), old, row);
     if !has_overflowed() && status_is_set(status::COMPLETE) {
         // All of its events were skipped: it has not been counted as opened.
         lost::count(UNSEEN, tp.sock().id());
@@ -214,6 +189,7 @@ fn closed_without_entry(tp: TcpSock, old: u8) {
         flush(&mut conn, tp, old, row);
         flush_retransmits(&mut conn, tp, Retransmit::Other, row);
     }
+    counted_without_entry(tp);
 }
 
 /// A socket goes: its entry is removed, after an end that was missed has been
@@ -221,6 +197,9 @@ fn closed_without_entry(tp: TcpSock, old: u8) {
 #[inline(always)]
 pub fn destroyed(sk: Sock) {
     let Some(conn) = get(sk) else {
+        if let Some(tp) = sk.tcp() {
+            unseen_until_now(tp);
+        }
         return;
     };
     if !is_closed(conn)
@@ -235,15 +214,69 @@ pub fn destroyed(sk: Sock) {
             };
             connect_failed(Some(conn), tp, without_error, side);
         } else {
-            // Without an error both ends sent a FIN, if this one did.
-            let has_sent_fin = conn.flags & OPEN == 0 || tp.fin_acked(syn(side(conn)));
-            let old = match tp.err() {
-                _ if !has_sent_fin => state::ESTABLISHED,
-                0 => state::LAST_ACK,
-                _ => state::FIN_WAIT1,
-            };
+            let old = last_state(conn, tp);
             closed_with_entry(conn, tp, old);
         }
     }
     table::remove(sk.id());
+}
+
+/// The state before CLOSE of a connection whose close was missed.
+#[inline(always)]
+fn last_state(conn: &Conn, tp: TcpSock) -> u8 {
+    // Without an error both ends sent a FIN, if this one did.
+    let has_sent_fin = conn.flags & OPEN == 0 || tp.fin_acked(syn(side(conn)));
+    match tp.err() {
+        _ if !has_sent_fin => state::ESTABLISHED,
+        0 => state::LAST_ACK,
+        _ => state::FIN_WAIT1,
+    }
+}
+
+/// The socket of a connection that no event has told of goes. Where a listener had
+/// accepted it after all sockets had been visited, all of its events were skipped: it
+/// counts as opened and closed. A client's SYN is sent by a process, which interrupts
+/// nothing.
+#[inline(never)]
+fn unseen_until_now(tp: TcpSock) {
+    let sk = tp.sock();
+    // A listener, or a socket that was never connected, has sent nothing.
+    if tp.write_seq() == 0
+        || sk.protocol() != IPPROTO_TCP
+        || has_overflowed()
+        || !is_from_after_the_start(tp)
+        || !watched(sk.netns())
+        || !matches!(side_of(tp), Side::Server)
+    {
+        return;
+    }
+    let number = row_of_tcp(tp, Side::Server, FULL);
+    if let Some(row) = RowRef::get(number) {
+        row.opened(1);
+        row.open(1);
+        let mut conn = Conn {
+            socket: sk.id(),
+            row: number,
+            flags: OPEN,
+            side: Side::Server as u8,
+            // When it was opened and accepted is not known.
+            used: 1,
+            tls: tls::DONE,
+            srtt_us: tp.srtt(),
+            mdev_us: tp.mdev(),
+            flushed: nothing_yet(Side::Server),
+            ..Conn::default()
+        };
+        let old = last_state(&conn, tp);
+        closed_with_entry(&mut conn, tp, old);
+    }
+}
+
+/// Whether a socket was used after all sockets had been visited.
+#[inline(always)]
+fn is_from_after_the_start(tp: TcpSock) -> bool {
+    match STATUS.get(status::COMPLETE) {
+        Some(&visited_ns) => visited_ns != 0 && tp.clock_ns() > visited_ns,
+        None => false,
+    }
 }

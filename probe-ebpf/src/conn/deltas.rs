@@ -107,6 +107,15 @@ pub fn observe_newest_rtt(conn: &mut Conn, tp: TcpSock, row: RowRef) {
     }
 }
 
+/// The least RTT of a connection, if there is a sample.
+#[inline(always)]
+pub fn observe_min_rtt(tp: TcpSock, row: RowRef) {
+    let least_us = tp.min_rtt_us();
+    if least_us != u32::MAX {
+        row.observe(HistogramId::MinRtt, u64::from(least_us) * 1000);
+    }
+}
+
 /// Looks at the receive window: counts each time that it is found closed.
 #[inline(always)]
 pub fn observe_window(conn: &mut Conn, tp: TcpSock) {

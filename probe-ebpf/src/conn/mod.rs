@@ -18,8 +18,10 @@
 mod adopt;
 mod close;
 mod deltas;
+pub mod half_open;
 mod open;
 mod table;
+mod why;
 
 use core::mem::offset_of;
 
@@ -35,8 +37,10 @@ use probe_common::{
 
 pub use self::{
     adopt::adopt,
-    close::{closed, connect_failed, destroyed, is_refused, left_established},
-    deltas::{flush, flush_retransmits, observe_newest_rtt, observe_rtt, observe_window},
+    close::{closed, connect_failed, destroyed, is_abort, is_refused, left_established},
+    deltas::{
+        flush, flush_retransmits, observe_min_rtt, observe_newest_rtt, observe_rtt, observe_window,
+    },
     open::{established, open_entry, open_entry_of, start_handshake},
     table::find,
 };

@@ -8,14 +8,14 @@ use probe_common::{
         status,
     },
     hooks::Loss,
-    labels::{Closed, Side},
+    labels::{Closed, Retransmit, Side},
     loss,
     metrics::HistogramId,
 };
 
 use super::{
-    fill, get, has_overflowed, insert, is_closed, is_connecting, is_listening, now_ns, side,
-    side_of, status_is_set, syn, table,
+    fill, get, half_open, has_overflowed, insert, is_closed, is_connecting, is_listening, now_ns,
+    side, side_of, status_is_set, syn, table,
 };
 use crate::{
     globals::global,
@@ -110,40 +110,31 @@ fn abandoned(conn: &Conn) {
 pub fn established(tp: TcpSock, fallback: Side) -> *mut Conn {
     let sk = tp.sock();
     let known = get(sk);
-    let (side, first_syn_ns, flags, pid) = match &known {
-        Some(conn) if is_connecting(conn) => (side(conn), conn.since_ns, conn.flags, conn.pid),
+    let begun = match &known {
+        Some(conn) if is_connecting(conn) => Begun::of(conn),
         // Taken twice, see [`crate::preempt`].
         Some(conn) if !is_closed(conn) => return core::ptr::from_ref(*conn).cast_mut(),
-        _ => (fallback, 0, 0, 0),
+        _ => Begun::unseen(tp, fallback),
     };
     // A look at the kernel's clock takes 30 ns; the socket has just had one.
     let now_ns = tp.clock_ns();
+    let side = begun.side;
     let number = row_of_tcp(tp, side, FULL);
     let Some(row) = RowRef::get(number) else {
         return core::ptr::null_mut();
     };
     row.opened(1);
-    let with_cookie = flags & MAYBE_COOKIE != 0 && tp.total_retrans() == 0 && is_cookie(tp);
-    let handshake_ns = match side {
-        _ if with_cookie => None,
-        // The kernel's own measurement, which leaves out what was sent again.
-        _ if tp.total_retrans() == 0 => Some(u64::from(tp.srtt() >> 3) * 1000),
-        Side::Client if first_syn_ns != 0 => Some(now_ns.saturating_sub(first_syn_ns)),
-        Side::Server => first_synack_ns(tp).map(|first| now_ns.saturating_sub(first)),
-        _ => None,
-    };
-    match handshake_ns {
-        Some(ns) => row.observe(HistogramId::Handshake, ns),
-        None if with_cookie => row.syn_cookies(1),
-        None => lost::count(NO_HANDSHAKE_TIME, sk.id()),
-    }
+    begun.observe_handshake(tp, now_ns, row);
+    begun.count_syns(tp, row);
     let Some(entry) = known.or_else(|| insert(sk)) else {
         lost::count(FULL, sk.id());
         return core::ptr::null_mut();
     };
     row.open(1);
+    let request_ns = begun.request_ns(tp, now_ns);
     let conn = Conn {
         since_ns: now_ns,
+        request_ns,
         row: number,
         flags: OPEN,
         srtt_us: tp.srtt(),
@@ -157,12 +148,118 @@ pub fn established(tp: TcpSock, fallback: Side) -> *mut Conn {
             0 => tls::UNKNOWN,
             _ => tls::DONE,
         },
+        tls_ns: match side {
+            Side::Client => request_ns,
+            _ => 0,
+        },
+        used: begun.used,
         write_seq: tp.write_seq(),
-        pid,
+        pid: begun.pid,
         ..Conn::default()
     };
     fill(entry, conn);
     entry
+}
+
+/// What the entry of a connection held when the handshake ended.
+struct Begun {
+    side: Side,
+    /// As [`Conn::since_ns`].
+    since_ns: u64,
+    /// As [`Conn::request_ns`].
+    request_ns: u64,
+    flags: u16,
+    pid: u32,
+    used: u32,
+    /// SYNs that are in the row already.
+    retransmits: u32,
+}
+
+impl Begun {
+    #[inline(always)]
+    fn of(conn: &Conn) -> Self {
+        Self {
+            side: side(conn),
+            since_ns: conn.since_ns,
+            request_ns: conn.request_ns,
+            flags: conn.flags,
+            pid: conn.pid,
+            used: conn.used,
+            retransmits: conn.retransmits,
+        }
+    }
+
+    /// Of a connection without an entry.
+    #[inline(always)]
+    fn unseen(tp: TcpSock, side: Side) -> Self {
+        Self {
+            side,
+            since_ns: 0,
+            request_ns: 0,
+            flags: 0,
+            pid: 0,
+            used: 0,
+            // Those of a handshake that began before the start are the past.
+            retransmits: match has_overflowed() {
+                true => 0,
+                false => tp.total_retrans(),
+            },
+        }
+    }
+
+    #[inline(always)]
+    fn observe_handshake(&self, tp: TcpSock, now_ns: u64, row: RowRef) {
+        let resent = tp.total_retrans() != 0;
+        let with_cookie = self.flags & MAYBE_COOKIE != 0 && !resent && is_cookie(tp);
+        let ns = match self.side {
+            _ if with_cookie => None,
+            // An answer that was sent before the end would be timed instead.
+            Side::Server if self.since_ns != 0 => Some(now_ns.saturating_sub(self.since_ns)),
+            // The kernel's own measurement, which leaves out what was sent again.
+            _ if !resent => Some(u64::from(tp.srtt() >> 3) * 1000),
+            Side::Client if self.since_ns != 0 => Some(now_ns.saturating_sub(self.since_ns)),
+            Side::Server => first_synack_ns(tp).map(|first| now_ns.saturating_sub(first)),
+            _ => None,
+        };
+        match ns {
+            Some(ns) if status_is_set(status::DEFERS) && matches!(self.side, Side::Server) => {
+                let waited_ns = half_open::deferred_ns(tp, now_ns);
+                row.observe(HistogramId::Handshake, ns.saturating_sub(waited_ns));
+            }
+            Some(ns) => row.observe(HistogramId::Handshake, ns),
+            None if with_cookie => row.syn_cookies(1),
+            None => lost::count(NO_HANDSHAKE_TIME, tp.sock().id()),
+        }
+    }
+
+    /// SYNs that were sent again while the program was skipped.
+    #[inline(always)]
+    fn count_syns(&self, tp: TcpSock, row: RowRef) {
+        let unseen = tp.total_retrans().wrapping_sub(self.retransmits);
+        if unseen != 0 && matches!(self.side, Side::Client) {
+            row.retransmits(Retransmit::Syn, unseen.into());
+        }
+    }
+
+    /// When a request passed that came with the SYN or with the handshake's last
+    /// segment, of which no other event tells; 0 where there is none to answer.
+    #[inline(always)]
+    fn request_ns(&self, tp: TcpSock, now_ns: u64) -> u64 {
+        match self.side {
+            Side::Client if !tp.sent_syn_data() => 0,
+            // Without an acknowledgment it is sent again now.
+            Side::Client if tp.bytes_acked() <= 1 => now_ns,
+            Side::Client => self.since_ns,
+            _ if self.since_ns != 0 => self.request_ns,
+            // The program has not seen it yet.
+            _ if tp.took_syn_data() && tp.bytes_acked() == 0 => {
+                now_ns.saturating_sub(u64::from(tp.srtt() >> 3) * 1000)
+            }
+            // Counted as a segment before its data is.
+            _ if tp.data_segs_in() != 0 && tp.bytes_received() == 0 => now_ns,
+            _ => 0,
+        }
+    }
 }
 
 /// What a connection has flushed whose socket has counted nothing but its SYN.
@@ -177,17 +274,23 @@ pub fn nothing_yet(side: Side) -> Flushed {
 /// When the first SYN-ACK was sent, of a handshake whose SYN-ACK was sent again.
 #[inline(always)]
 fn first_synack_ns(tp: TcpSock) -> Option<u64> {
-    let sk = tp.sock();
-    let key = HandshakeKey {
-        remote: sk.remote(),
-        netns: sk.netns(),
-        local_port: tp.local_port(),
-        remote_port: sk.remote_port(),
-    };
+    let key = handshake_key(tp);
     // SAFETY: the value is copied at once.
     let first_us = unsafe { SYNACKS.get(&key) }.copied()?;
     let _ = SYNACKS.remove(&key);
     Some(first_us * 1000)
+}
+
+/// The key of a connection's handshake.
+#[inline(always)]
+pub fn handshake_key(tp: TcpSock) -> HandshakeKey {
+    let sk = tp.sock();
+    HandshakeKey {
+        remote: sk.remote(),
+        netns: sk.netns(),
+        local_port: tp.local_port(),
+        remote_port: sk.remote_port(),
+    }
 }
 
 /// The entry of a socket that is past its handshake. Where its events told

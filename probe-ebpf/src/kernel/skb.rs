@@ -23,9 +23,14 @@ const NO_NEXT_HEADER: u8 = 59;
 /// The ECN bits of the TOS or traffic class, all of them set: CE (RFC 3168,
 /// section 5).
 const ECN_CE: u8 = 3;
-/// Flags of the TCP header; FIN is also what it adds to the sequence number.
+/// Flag of the TCP header, and what it adds to the sequence number.
 const FIN: u8 = 1 << 0;
-const RST: u8 = 1 << 2;
+/// Flag of the TCP header.
+pub const RST: u8 = 1 << 2;
+/// Flag of the TCP header.
+pub const ACK: u8 = 1 << 4;
+/// The flags without those of ECN.
+const TCP_FLAGS: u8 = 0x3f;
 
 /// A `struct sk_buff *`.
 #[derive(Clone, Copy)]
@@ -229,11 +234,20 @@ impl Skb {
         }
     }
 
-    /// Whether the TCP header has the RST flag.
+    /// The flags of the TCP header, those of ECN left out; none where there is no
+    /// header.
     #[inline(always)]
-    pub fn is_reset(self) -> bool {
+    pub fn tcp_flags(self) -> u8 {
         let flags: Option<u8> = self.header(global!(LAYOUT.skb_transport_header), 13);
-        matches!(flags, Some(flags) if flags & RST != 0)
+        flags.unwrap_or(0) & TCP_FLAGS
+    }
+
+    /// Source port and sequence number of the TCP header.
+    #[inline(always)]
+    pub fn port_and_seq(self) -> Option<(u16, u32)> {
+        let port: u16 = self.header(global!(LAYOUT.skb_transport_header), 0)?;
+        let seq: u32 = self.header(global!(LAYOUT.skb_transport_header), 4)?;
+        Some((u16::from_be(port), u32::from_be(seq)))
     }
 }
 

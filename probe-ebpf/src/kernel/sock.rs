@@ -179,6 +179,16 @@ impl TcpSock {
     getters! {
         /// Positive error number, or 0.
         err: sk_err as i32;
+        /// An error that did not end the connection: a positive number, or 0.
+        soft_err: sk_err_soft as i32;
+        /// Packets in the queue of errors.
+        errors_queued: error_queue_len as u32;
+        /// Timeouts since something was last acknowledged.
+        timeouts: icsk_retransmits as u8;
+        /// Probes of the window and keepalives that were not answered.
+        probes_unanswered: icsk_probes_out as u8;
+        /// Of a listener: for how many SYN-ACKs it waits for data.
+        defer_accept: defer_accept as u8;
         /// Packets dropped on the socket.
         drops: sk_drops as u32;
         /// Connections waiting for `accept()`.
@@ -290,6 +300,68 @@ impl TcpSock {
     #[inline(always)]
     pub fn shares_port(self) -> bool {
         self.bits(global!(LAYOUT.skc_reuseport)) != 0
+    }
+
+    /// The error that the program was told of though it did not end the connection:
+    /// an ICMP error that met a locked socket. A program that asks for it
+    /// (`SO_ERROR`) clears `sk_err_soft`, but leaves the queue of errors. 0 where there
+    /// is none.
+    #[inline(always)]
+    pub fn told_error(self) -> i32 {
+        if self.errors_queued() == 0 {
+            return self.soft_err();
+        }
+        // SAFETY: BTF-typed pointers; see `load`. A queue that is not empty has a last
+        // packet.
+        unsafe {
+            let last: *mut c_void = load(self.0, global!(LAYOUT.error_queue_last));
+            match NonNull::new(last) {
+                Some(skb) => {
+                    let errno = global!(LAYOUT.skb_cb) + global!(LAYOUT.queued_errno);
+                    load(skb, errno)
+                }
+                None => 0,
+            }
+        }
+    }
+
+    /// Whether the peer has left a timer of the connection without an answer.
+    #[inline(always)]
+    pub fn is_unanswered(self) -> bool {
+        self.timeouts() != 0 || self.probes_unanswered() != 0
+    }
+
+    /// Whether a program moves the connection to another socket, or from one: it
+    /// sends nothing meanwhile (`TCP_REPAIR`).
+    #[inline(always)]
+    pub fn is_repaired(self) -> bool {
+        self.bits(global!(LAYOUT.repair)) != 0
+    }
+
+    /// When the SYN-ACK was sent, in nanoseconds of CLOCK_MONOTONIC, of a connection
+    /// that began with data in its SYN (TCP Fast Open) and has not ended its handshake.
+    #[inline(always)]
+    pub fn early_synack_ns(self) -> Option<u64> {
+        // SAFETY: a BTF-typed pointer, see `load`; the helper checks the address.
+        unsafe {
+            let req: *mut u8 = load(self.0, global!(LAYOUT.fastopen_rsk));
+            let req = NonNull::new(req)?;
+            let sent = req.as_ptr().add(global!(LAYOUT.snt_synack) as usize);
+            let sent_us: u64 = bpf_probe_read_kernel(sent.cast()).ok()?;
+            Some(sent_us * 1000)
+        }
+    }
+
+    /// Whether the SYN was sent with data.
+    #[inline(always)]
+    pub fn sent_syn_data(self) -> bool {
+        self.bits(global!(LAYOUT.syn_data)) != 0
+    }
+
+    /// Whether data that came with the SYN was taken.
+    #[inline(always)]
+    pub fn took_syn_data(self) -> bool {
+        self.bits(global!(LAYOUT.syn_data_acked)) != 0
     }
 
     /// `enum tcp_ca_state`.

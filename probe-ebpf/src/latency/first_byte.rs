@@ -16,6 +16,7 @@ use probe_common::{
         conn::Conn,
     },
     labels::Side,
+    loss,
     metrics::HistogramId,
 };
 
@@ -25,7 +26,7 @@ use crate::{
     conn::{is_side, now_ns},
     globals::global,
     kernel::sock::TcpSock,
-    series::RowRef,
+    series::{RowRef, row_of_tcp},
 };
 
 /// An answer begins, if a request has passed.
@@ -95,5 +96,28 @@ pub fn sent(conn: &mut Conn, tp: TcpSock, length: u64) {
     } else if is_side(conn, Side::Client) {
         conn.request_ns = now_ns();
         tls::sent(conn, conn.request_ns, length);
+    }
+}
+
+/// The program uses a connection before the handshake has ended: it began with data in
+/// its SYN (TCP Fast Open), and was accepted at once.
+#[inline(never)]
+pub fn used_early(conn: &mut Conn, tp: TcpSock, sends: bool) {
+    if !is_side(conn, Side::Server) {
+        return;
+    }
+    if conn.since_ns == 0 {
+        let Some(synack_ns) = tp.early_synack_ns() else {
+            return;
+        };
+        conn.since_ns = synack_ns;
+        if tp.took_syn_data() {
+            conn.request_ns = synack_ns;
+        }
+    }
+    conn.row = row_of_tcp(tp, Side::Server, loss!(sock_set_state, MapFull));
+    accept_queue::used(conn);
+    if sends {
+        answered(conn, now_ns());
     }
 }

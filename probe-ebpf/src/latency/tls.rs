@@ -182,7 +182,8 @@ pub fn arrived(conn: &mut Conn, tp: TcpSock, skb: Skb, payload: u32) {
         let mut record = [0; HEADER as usize + 1];
         // SAFETY: `bytes` is from `Bytes::of`.
         if !unsafe { Bytes::read(bytes, header + at, &mut record) } {
-            if conn.tls == UNKNOWN && payload > HEADER {
+            // SAFETY: as above.
+            if conn.tls == UNKNOWN && unsafe { may_be_record(bytes, header + at, payload) } {
                 lost::count(UNREADABLE, conn.socket);
             }
             return give_up(conn);
@@ -215,6 +216,19 @@ pub fn arrived(conn: &mut Conn, tp: TcpSock, skb: Skb, payload: u32) {
             return;
         }
     }
+}
+
+/// Whether a connection whose first segment is too short to hold a record's first six
+/// bytes, or cannot be read, may have begun with one.
+///
+/// # Safety
+///
+/// `bytes` is from [`Bytes::of`].
+#[inline(always)]
+unsafe fn may_be_record(bytes: *mut Bytes, at: u32, payload: u32) -> bool {
+    let mut kind = [0];
+    // SAFETY: the caller's promise.
+    payload > HEADER || unsafe { Bytes::read(bytes, at, &mut kind) } && kind == [HANDSHAKE]
 }
 
 /// Whether nothing has arrived on the connection.

@@ -9,7 +9,10 @@ use core::ffi::c_void;
 
 use probe_common::{
     abi::{
-        iter::{ConnectionRecord, Endpoint, ListenerRecord, RecordKind},
+        conn::Conn,
+        iter::{
+            ConnectionRecord, Endpoint, ListenerRecord, RecordKind, SOCKET_STATES, state_index,
+        },
         listener::listener_key,
         status,
     },
@@ -25,7 +28,7 @@ use crate::{
         watched,
     },
     lost,
-    maps::{LISTENERS, VISITED},
+    maps::{LISTENERS, SOCKETS, STATUS, VISITED},
     series::RowRef,
 };
 
@@ -79,7 +82,7 @@ pub fn iter_tcp(ctx: *const Context) {
     if is_listener {
         listener(seq, tp, netns);
     } else {
-        connection(seq, tp, netns, state);
+        connection(seq, tp, state);
     }
 }
 
@@ -103,13 +106,15 @@ fn listener(seq: *mut c_void, tp: TcpSock, netns: u32) {
 }
 
 #[inline(always)]
-fn connection(seq: *mut c_void, tp: TcpSock, netns: u32, state: u8) {
+fn connection(seq: *mut c_void, tp: TcpSock, state: u8) {
     if let Some(visited) = VISITED.get_ptr_mut(0) {
         // SAFETY: the element of `VISITED`, which is written with adds only.
         unsafe { atomic::add(visited, 1) };
     }
     let Some(conn) = conn::open_entry(tp) else {
-        conn::adopt(tp, state, FULL);
+        if let Some(conn) = conn::adopt(tp, state, FULL) {
+            count_state(conn.row, state);
+        }
         return;
     };
     if state == state::ESTABLISHED {
@@ -123,28 +128,59 @@ fn connection(seq: *mut c_void, tp: TcpSock, netns: u32, state: u8) {
             conn::no_longer_open(conn, row);
         }
         conn::flush(conn, tp, state, row);
+        if conn::status_is_set(status::OBSERVE_MIN_RTT) {
+            conn::observe_min_rtt(tp, row);
+        }
     }
+    count_state(conn.row, state);
     if conn::status_is_set(status::REPORT) {
-        let sk = tp.sock();
-        let syn = conn::syn(conn::side(conn));
-        let record = ConnectionRecord {
-            kind: RecordKind::Connection as u32,
-            row: conn.row,
-            socket: endpoint(sk, netns),
-            remote: bytes(sk.remote()),
-            sent_bytes: conn.flushed.sent_bytes.saturating_sub(syn),
-            received_bytes: conn.flushed.received_bytes,
-            since_ns: conn.since_ns,
-            remote_port: sk.remote_port(),
-            state,
-            ca_state: tp.ca_state(),
-            srtt_us: tp.srtt() >> 3,
-            min_rtt_us: tp.min_rtt_us(),
-            snd_cwnd: tp.snd_cwnd(),
-            retransmits: tp.total_retrans(),
-            pid: conn.pid,
-        };
-        super::write(seq, &record);
+        report(seq, tp, conn, state);
+    }
+}
+
+/// Hands a connection to user space. A function of its own, with a stack of its own: a
+/// record is large.
+#[inline(never)]
+fn report(seq: *mut c_void, tp: TcpSock, conn: &Conn, state: u8) {
+    let sk = tp.sock();
+    let syn = conn::syn(conn::side(conn));
+    let record = ConnectionRecord {
+        kind: RecordKind::Connection as u32,
+        row: conn.row,
+        socket: endpoint(sk, sk.netns()),
+        remote: bytes(sk.remote()),
+        sent_bytes: conn.flushed.sent_bytes.saturating_sub(syn),
+        received_bytes: conn.flushed.received_bytes,
+        since_ns: conn.since_ns,
+        remote_port: sk.remote_port(),
+        state,
+        ca_state: tp.ca_state(),
+        srtt_us: tp.srtt() >> 3,
+        min_rtt_us: tp.min_rtt_us(),
+        snd_cwnd: tp.snd_cwnd(),
+        retransmits: tp.total_retrans(),
+        pid: conn.pid,
+    };
+    super::write(seq, &record);
+}
+
+/// Counts a socket by its row and state: a number of this iteration. One thread
+/// iterates, so nobody else writes the word.
+#[inline(always)]
+fn count_state(row: u32, state: u8) {
+    let iteration = STATUS.get(status::ITERATION).copied().unwrap_or(0);
+    let index = row * SOCKET_STATES.len() as u32 + state_index(state);
+    if let Some(word) = SOCKETS.get_ptr_mut(index) {
+        // SAFETY: an element of `SOCKETS`, read and written as the whole word that it is.
+        unsafe {
+            let before = word.read_volatile();
+            let count = if before >> 32 == iteration {
+                before & 0xffff_ffff
+            } else {
+                0
+            };
+            word.write_volatile(iteration << 32 | count + 1);
+        }
     }
 }
 

@@ -5,12 +5,13 @@ use core::ffi::c_void;
 use probe_common::{
     abi::series::{CORE_REASONS, DropKey},
     hooks::Loss,
-    labels::{ConnectFailure, Protocol, Side},
+    labels::Protocol,
     loss,
 };
 
 use crate::{
     atomic,
+    conn::half_open,
     globals::global,
     kernel::{
         arg,
@@ -20,7 +21,7 @@ use crate::{
     },
     lost,
     maps::{self, CORE_DROPS, DROPS},
-    series::{RowRef, owner, row_of, shard},
+    series::shard,
 };
 
 const FULL: Loss = loss!(kfree_skb, MapFull);
@@ -40,12 +41,14 @@ pub fn kfree_skb(ctx: *const c_void) {
     if global!(CONFIG.netns_len) != 0 && !watched(netns_of(skb, rx_sk)) {
         return;
     }
-    count(reason, skb.protocol());
     if let Some(listener) = rx_sk
         && reason == global!(CONFIG.reason_not_specified)
+        && listener.state() == state::LISTEN
+        && half_open::segment_freed(skb, listener)
     {
-        half_open_reset(skb, listener);
+        return;
     }
+    count(reason, skb.protocol());
 }
 
 #[inline(always)]
@@ -64,28 +67,6 @@ fn count(reason: u32, protocol: Protocol) {
         // SAFETY: a value of `CORE_DROPS` or `DROPS`, whose entries are never removed.
         Some(counter) => unsafe { atomic::add(counter, 1) },
         None => lost::count(FULL, reason.into()),
-    }
-}
-
-/// A reset that answers a SYN-ACK ends a half-open connection. The kernel tells
-/// nothing but this: the segment is freed on the listener without a reason.
-#[inline(always)]
-fn half_open_reset(skb: Skb, listener: Sock) {
-    let netns = listener.netns();
-    if listener.state() != state::LISTEN || !skb.is_reset() || !watched(netns) {
-        return;
-    }
-    let row = row_of(
-        Side::Server,
-        listener.local_port(),
-        skb.destination().unwrap_or_default(),
-        skb.source().unwrap_or_default(),
-        owner(listener),
-        netns,
-        FULL,
-    );
-    if let Some(row) = RowRef::get(row) {
-        row.connect_failures(ConnectFailure::Reset, 1);
     }
 }
 

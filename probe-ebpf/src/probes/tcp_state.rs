@@ -8,6 +8,7 @@ use core::ffi::c_void;
 
 use probe_common::{
     abi::listener::ListenerKey,
+    hooks::Loss,
     labels::{ConnectFailure, Side},
     loss,
 };
@@ -24,6 +25,8 @@ use crate::{
     maps::{self, LISTENER_DROPS},
     preempt,
 };
+
+const FULL: Loss = loss!(sock_set_state, MapFull);
 
 /// Whether a transition tells anything.
 #[inline(always)]
@@ -87,7 +90,12 @@ fn moved(tp: TcpSock, old: u8, new: u8) {
         _ => Side::Server,
     };
     if new == state::ESTABLISHED {
-        conn::established(tp, fallback);
+        if tp.is_repaired() {
+            // Another socket has opened it.
+            conn::adopt(tp, new, FULL);
+        } else {
+            conn::established(tp, fallback);
+        }
         return;
     }
     let conn = conn::get(tp.sock());
@@ -98,10 +106,10 @@ fn moved(tp: TcpSock, old: u8, new: u8) {
         (state::SYN_SENT | state::SYN_RECV, _) => {
             // No SYN left, or a child could not be kept.
             let is_local = old == state::SYN_RECV || tp.snd_nxt() == tp.snd_una();
-            let without_error = if is_local {
-                ConnectFailure::Local
-            } else {
-                ConnectFailure::Cancelled
+            let without_error = match tp.total_retrans() {
+                _ if is_local => ConnectFailure::Local,
+                0 => ConnectFailure::Cancelled,
+                _ => ConnectFailure::NoAnswer,
             };
             conn::connect_failed(conn, tp, without_error, fallback);
         }
@@ -131,7 +139,7 @@ fn stopped_listening(tp: TcpSock) {
         // SAFETY: a value of `LISTENER_DROPS`; the kernel keeps the memory of one that
         // is being removed until the program has ended.
         Some(sum) => unsafe { atomic::add(sum, drops) },
-        None => lost::count(loss!(sock_set_state, MapFull), key.port.into()),
+        None => lost::count(FULL, key.port.into()),
     }
 }
 
