@@ -94,8 +94,33 @@ fn is_alive(pid: u32) -> bool {
     std::path::Path::new("/proc").join(pid.to_string()).exists()
 }
 
-/// The name of a process; `None` where it is gone.
+/// The name of a process; `None` where it is gone. A name is bytes: what is not UTF-8
+/// in it is shown as U+FFFD.
 pub fn name(pid: u32) -> Option<String> {
-    let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
-    Some(name.trim_end_matches('\n').to_owned())
+    let name = std::fs::read(format!("/proc/{pid}/comm")).ok()?;
+    Some(text(&name))
+}
+
+fn text(name: &[u8]) -> String {
+    let name = name.strip_suffix(b"\n").unwrap_or(name);
+    String::from_utf8_lossy(name).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _, process::Command};
+
+    use super::*;
+
+    #[test]
+    fn a_name_that_is_no_text_is_shown_as_far_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join(OsStr::from_bytes(b"s\xffeep"));
+        std::os::unix::fs::symlink("/bin/sleep", &program).unwrap();
+        let mut process = Command::new(program).arg("60").spawn().unwrap();
+        let name = name(process.id());
+        process.kill().unwrap();
+        process.wait().unwrap();
+        assert_eq!(name.as_deref(), Some("s\u{fffd}eep"));
+    }
 }

@@ -9,6 +9,7 @@ mod namespaces;
 mod resets;
 mod self_metrics;
 mod socket_iter;
+mod socket_states;
 mod tcp;
 mod watched;
 mod xdp;
@@ -32,8 +33,8 @@ use probe_common::{
 };
 
 use self::{
-    listeners::Listeners, namespaces::Namespaces, tcp::Rows, watched::WatchedNumbers,
-    xdp::XdpDevice,
+    listeners::Listeners, namespaces::Namespaces, socket_states::SocketStates, tcp::Rows,
+    watched::WatchedNumbers, xdp::XdpDevice,
 };
 use crate::{
     attribution::{Attribution, owners::Processes},
@@ -70,6 +71,11 @@ pub struct Collector {
     _watched: Option<WatchedNumbers>,
     last_iteration: Instant,
     iteration_cost: Duration,
+    /// Number of the last iteration over the sockets.
+    iteration: u32,
+    socket_states: SocketStates,
+    /// When the least RTT of open connections was last observed.
+    min_rtt_observed: Instant,
     connections: u64,
     /// SYN cookies that have come back, in all namespaces together, and when that
     /// was last seen to change.
@@ -147,6 +153,7 @@ impl Collector {
         attribution.owners.tell(&mut host)?;
         let devices = xdp::attach(config, &btf, &globals, interfaces)?;
         let rows = Rows::new(&host, config.rows, shards)?;
+        let socket_states = SocketStates::new(&host, config.rows)?;
         let mut collector = Self {
             host,
             devices,
@@ -158,6 +165,9 @@ impl Collector {
             _watched: watched,
             last_iteration: Instant::now(),
             iteration_cost: Duration::ZERO,
+            iteration: 0,
+            socket_states,
+            min_rtt_observed: Instant::now(),
             connections: 0,
             cookies: 0,
             cookies_came: None,
@@ -169,7 +179,7 @@ impl Collector {
         tracing::debug!("loaded the programs");
         if !config.noop_programs {
             collector.iterate_sockets()?;
-            collector.set_status(status::COMPLETE, 1)?;
+            collector.set_status(status::COMPLETE, clocks::monotonic_ns())?;
             collector.listeners.start();
         }
         Ok(collector)
@@ -196,6 +206,9 @@ impl Collector {
         };
         self.read_rows()?;
         snapshot.tcp = self.rows.series(&self.attribution);
+        snapshot.sockets = self
+            .socket_states
+            .counts(self.iteration, &self.rows, &self.attribution);
         let (resets, reset_entries) = self.resets()?;
         snapshot.resets = resets;
         snapshot.listeners = self.listening(&snapshot.tcp);

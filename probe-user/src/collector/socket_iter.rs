@@ -31,6 +31,8 @@ use crate::{
 /// How long after its last one a listener still takes SYN cookies
 /// (`TCP_SYNCOOKIE_VALID`).
 const COOKIES_VALID: Duration = Duration::from_secs(120);
+/// How often the least RTT of an open connection is observed at most.
+const MIN_RTT_INTERVAL: Duration = Duration::from_secs(30);
 
 impl Collector {
     pub(super) fn set_status(&mut self, element: u32, value: u64) -> anyhow::Result<()> {
@@ -44,6 +46,14 @@ impl Collector {
     pub(super) fn iterate_sockets(&mut self) -> anyhow::Result<Vec<ConnectionRecord>> {
         let begin = Instant::now();
         let before = maps::counter(&self.host, "VISITED")?;
+        // 0 is what a word holds that was never written.
+        self.iteration = self.iteration.wrapping_add(1).max(1);
+        self.set_status(status::ITERATION, self.iteration.into())?;
+        let observes = self.min_rtt_observed.elapsed() >= MIN_RTT_INTERVAL;
+        self.set_status(status::OBSERVE_MIN_RTT, observes.into())?;
+        if observes {
+            self.min_rtt_observed = begin;
+        }
         let mut seen = SeenSockets {
             closed: self.closed_listeners()?,
             ..SeenSockets::default()

@@ -41,6 +41,11 @@ impl Rows {
         })
     }
 
+    /// Number of rows in use, the overflow row included.
+    pub fn used_rows(&self) -> usize {
+        self.keys.len()
+    }
+
     /// Entries of the map in use, the overflow row included.
     pub fn used_entries(&self) -> u64 {
         self.keys.len() as u64 * u64::from(self.shards)

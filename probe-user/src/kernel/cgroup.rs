@@ -28,7 +28,9 @@ pub struct Hierarchy {
 impl Hierarchy {
     /// Finds it; `None` where it is not mounted.
     pub fn find() -> Option<Self> {
-        let mount = mount_point(&fs::read_to_string("/proc/self/mounts").ok()?)?;
+        let mount = mount_point(&String::from_utf8_lossy(
+            &fs::read("/proc/self/mounts").ok()?,
+        ))?;
         let root = File::open(&mount).ok()?;
         Some(Self { mount, root })
     }

@@ -14,7 +14,9 @@ use aya::{
     programs::{Program, ProgramError},
 };
 use probe_common::{
-    abi::{config::ProbeConfig, flow::flow_slots, owner, series::CORE_REASONS},
+    abi::{
+        config::ProbeConfig, flow::flow_slots, iter::SOCKET_STATES, owner, series::CORE_REASONS,
+    },
     hooks::MARK_SLOTS,
     labels::Protocol,
     layout::KernelLayout,
@@ -168,6 +170,10 @@ pub(super) fn open(btf: &Btf, globals: &Globals, flows: Option<u32>) -> anyhow::
         .map_max_entries("ROWS", entries(is_host, config.rows * config.shards))
         .map_max_entries("ROW_OF", entries(is_host, config.rows))
         .map_max_entries("SPEAKS_TLS", entries(is_host, config.rows))
+        .map_max_entries(
+            "SOCKETS",
+            entries(is_host, config.rows * SOCKET_STATES.len() as u32),
+        )
         .map_max_entries("CONNS", entries(is_host, config.conn_slots))
         .map_max_entries("OWNER_OF", entries(owners, owner::CGROUPS as u32))
         .map_max_entries("OWNER_BY", entries(owners, owner::NAMES as u32))

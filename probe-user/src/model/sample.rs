@@ -112,6 +112,12 @@ pub fn snapshot() -> Snapshot {
                 9,
             ),
         ],
+        sockets: vec![SocketCount {
+            side: "server".to_owned(),
+            svc: "nginx".to_owned(),
+            state: "close_wait".to_owned(),
+            count: 12,
+        }],
         listeners: vec![
             Listener {
                 svc: "22".to_owned(),

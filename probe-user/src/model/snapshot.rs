@@ -29,6 +29,10 @@ pub struct Snapshot {
     pub version: String,
     /// TCP by side, service and peer; sorted by these, each combination once.
     pub tcp: Vec<TcpSeries>,
+    /// Sockets by side, service and state, as they were found when all were last
+    /// iterated over; each combination once, those without any left out.
+    #[serde(default)]
+    pub sockets: Vec<SocketCount>,
     /// Resets; each combination of labels once.
     pub resets: Vec<Reset>,
     /// Listeners by service.
@@ -69,6 +73,19 @@ pub struct NetworkNamespaces {
     pub left_out: u64,
     /// At most ten of those, each with the reason.
     pub left_out_names: Vec<String>,
+}
+
+/// Sockets of one side and service in one state.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SocketCount {
+    /// As [`TcpLabels::side`].
+    pub side: String,
+    /// As [`TcpLabels::svc`].
+    pub svc: String,
+    /// TCP state, such as `close_wait`.
+    pub state: String,
+    /// How many.
+    pub count: u64,
 }
 
 /// Resets of one direction and reason.

@@ -42,6 +42,8 @@ macro_rules! families {
 families! {
     /// Whether the daemon delivers snapshots (1) or not (0).
     DAEMON_UP: Gauge "edgeprobe_daemon_up" [], "the process that answers";
+    /// Sockets by their TCP state when all were last iterated over.
+    SOCKETS: Gauge "edgeprobe_tcp_sockets" ["side", "svc", "state"], "`sock_common.skc_state`";
     /// Resets, by direction and the kernel's reason.
     RESETS: Counter "edgeprobe_tcp_resets" ["side", "svc", "peer", "direction", "reason"],
         "`tcp_send_reset`, `tcp_receive_reset`; sent ones equal `OutRsts` from 6.12 on";

@@ -67,6 +67,7 @@ impl Exposition {
         all.single(&DAEMON_UP, Count(self.snapshot.is_some().into()));
         if let Some(snapshot) = &self.snapshot {
             all.tcp(snapshot);
+            all.sockets(snapshot);
             all.resets(snapshot);
             all.listeners(snapshot);
             all.packets(snapshot);

@@ -5,7 +5,9 @@ use probe_common::metrics::{Buckets, COUNTERS, HISTOGRAMS, HistogramId, MetricKi
 use super::{
     Builder, Labels,
     SampleValue::{self, Count},
-    declared::{LISTEN_DROPS, LISTEN_OVERFLOWS, LISTEN_QUEUE_LENGTH, LISTEN_QUEUE_LIMIT, RESETS},
+    declared::{
+        LISTEN_DROPS, LISTEN_OVERFLOWS, LISTEN_QUEUE_LENGTH, LISTEN_QUEUE_LIMIT, RESETS, SOCKETS,
+    },
 };
 use crate::{
     export::buckets,
@@ -60,6 +62,18 @@ impl<'a> Builder<'a> {
             };
             self.push(info.name, info.help, MetricKind::Histogram, samples);
         }
+    }
+
+    pub(super) fn sockets(&mut self, snapshot: &'a Snapshot) {
+        let samples = snapshot.sockets.iter().map(|sockets| {
+            let labels: Labels<'_> = vec![
+                ("side", &sockets.side),
+                ("svc", &sockets.svc),
+                ("state", &sockets.state),
+            ];
+            (labels, Count(sockets.count))
+        });
+        self.family(&SOCKETS, samples);
     }
 
     pub(super) fn resets(&mut self, snapshot: &'a Snapshot) {
