@@ -15,6 +15,7 @@ mod kernel_objects;
 pub mod load;
 pub mod netns;
 pub mod objects;
+pub mod options;
 pub mod poll;
 pub mod postgres;
 pub mod programs;

@@ -43,3 +43,20 @@ pub fn readable(socket: &impl AsRawFd, what: &str) {
     let ready = unsafe { libc::poll(&raw mut polled, 1, 60_000) };
     assert_eq!((ready, polled.revents), (1, libc::POLLIN), "{what}");
 }
+
+/// Whether a socket has an error that its program has not fetched.
+///
+/// # Panics
+///
+/// Where the kernel cannot be asked.
+pub fn has_error(socket: &impl AsRawFd) -> bool {
+    let mut polled = libc::pollfd {
+        fd: socket.as_raw_fd(),
+        events: 0,
+        revents: 0,
+    };
+    // SAFETY: `polled` is one entry, and outlives the call.
+    let ready = unsafe { libc::poll(&raw mut polled, 1, 0) };
+    assert!(ready >= 0, "{}", std::io::Error::last_os_error());
+    polled.revents & libc::POLLERR != 0
+}

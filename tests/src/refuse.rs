@@ -45,6 +45,23 @@ pub fn failing(netns: &Netns, target: SocketAddr, count: u32, syns: Option<i32>,
     });
 }
 
+/// The error number that a connection which is not waited for ends with, as Go, Node and
+/// nginx learn it; 0 where it is made.
+///
+/// # Panics
+///
+/// Where it cannot begin.
+#[track_caller]
+pub fn told(netns: &Netns, target: SocketAddr) -> i32 {
+    netns.run(|| {
+        let socket = begin(target, None).expect("a connection begins");
+        decided(&socket).expect("the outcome of a connection");
+        // See `failing`.
+        thread::sleep(Duration::from_millis(20));
+        error_of(&socket).expect("the outcome of a connection")
+    })
+}
+
 /// Closes `count` sockets while their SYN is unanswered.
 ///
 /// # Panics

@@ -14,9 +14,10 @@ use probe_tests::{
     delay::{DelayLine, ONE_WAY, talk},
     load::{self, Clients, Server, on_port},
     netns::{DEVICE, Netns, Pair},
+    options::set_tcp,
     poll,
     skip::{self, scaled},
-    tcp_info::smoothed_rtt,
+    tcp_info::{smoothed_rtt, tcp_info},
     truth::{self, Table},
     witness::Witness,
 };
@@ -403,4 +404,51 @@ fn a_wire_that_becomes_longer_shows_while_its_connection_lives() {
     }
     let line = DelayLine::new(ONE_WAY);
     longer_half_way(line.both(), |rtt| line.set(rtt / 2));
+}
+
+/// The least RTT leaves out that the peer delays its acknowledgments, which the samples
+/// hold, and is observed once for each end that closes.
+#[test]
+fn the_least_rtt_is_without_delayed_acknowledgments() {
+    const CONNECTIONS: u64 = 5;
+    let Some(_turn) = skip::turn("the_least_rtt_is_without_delayed_acknowledgments") else {
+        return;
+    };
+    let pair = Pair::new();
+    let daemon = Daemon::start(&pair.both(), &[]);
+    for _ in 0..CONNECTIONS {
+        let at = std::net::SocketAddr::new(Pair::SERVER_V4, 9000);
+        let (_listener, mut client, mut server) = pair.connect(at);
+        for _ in 0..5 {
+            set_tcp(&server, libc::TCP_QUICKACK, 0);
+            client.write_all(&[7; 100]).expect("it is sent");
+            server.read_exact(&mut [0; 100]).expect("it arrives");
+            poll::until("it is acknowledged", || {
+                let info = tcp_info(&client).expect("TCP_INFO");
+                (info.tcpi_unacked == 0).then_some(())
+            });
+        }
+    }
+    let snapshot = poll::until("all are closed", || {
+        let snapshot = daemon.snapshot();
+        let closed = truth::sum(&snapshot, "", |one| one.closed.sum());
+        (closed == 2 * CONNECTIONS).then_some(snapshot)
+    });
+    for side in ["client", "server"] {
+        let of_side = snapshot.tcp.iter().filter(|one| one.labels.side == side);
+        let observed: u64 = of_side.map(|one| one.min_rtt.count()).sum();
+        assert_eq!(observed, CONNECTIONS, "{side}");
+    }
+    let client = (snapshot.tcp.iter())
+        .find(|one| one.labels.side == "client")
+        .expect("a series");
+    let [least, longest] = [client.min_rtt.quantile(1.0), client.rtt.quantile(1.0)]
+        .map(|seconds| seconds.expect("an observation"));
+    // The kernel delays an acknowledgment by 40 ms.
+    assert!(
+        longest > 0.030,
+        "no acknowledgment was delayed: {longest} s"
+    );
+    assert!(least < longest / 2.0, "{least} s, {longest} s");
+    daemon.stop();
 }

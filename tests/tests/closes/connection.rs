@@ -4,7 +4,7 @@ use std::net::{SocketAddr, TcpStream};
 
 use probe_tests::{
     netns::{Netns, Pair},
-    poll,
+    options, poll,
 };
 
 /// Which end it is.
@@ -80,6 +80,60 @@ impl<'a> TestedConnection<'a> {
     pub fn lose_no_more(&self, from: End) {
         let rules = format!("delete table {}\n", self.table());
         self.netns(from.other()).nft(&rules);
+    }
+
+    /// Answers segments that `from` sends with an ICMP error, where they arrive.
+    pub fn reject(&self, from: End) {
+        let port = match from {
+            End::Client => "dport",
+            End::Server => "sport",
+        };
+        let (chain, says) = match self.at {
+            SocketAddr::V4(_) => ("ip", "icmp type host-unreachable"),
+            SocketAddr::V6(_) => ("ip6", "icmpv6 type addr-unreachable"),
+        };
+        let netns = self.netns(from.other());
+        for key in ["ipv4/icmp_ratelimit", "ipv6/icmp/ratelimit"] {
+            netns.sysctl(key, 0);
+        }
+        netns.nft(&format!(
+            "table {chain} reject{} {{ chain in {{ type filter hook input priority 0; \
+             tcp {port} {} reject with {says}; }}; }}",
+            self.at.port(),
+            self.at.port()
+        ));
+    }
+
+    /// Ends that.
+    pub fn reject_no_more(&self, from: End) {
+        let chain = match self.at {
+            SocketAddr::V4(_) => "ip",
+            SocketAddr::V6(_) => "ip6",
+        };
+        let rules = format!("delete table {chain} reject{}\n", self.at.port());
+        self.netns(from.other()).nft(&rules);
+    }
+
+    /// Lets ICMP errors reach the program at once (`IP_RECVERR`).
+    pub fn ask_for_errors(&self, stream: &TcpStream) {
+        let (level, option) = match self.at {
+            SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_RECVERR),
+            SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_RECVERR),
+        };
+        options::set(stream, level, option, 1);
+    }
+
+    /// Has the kernel close the socket of one end.
+    pub fn kill(&self, end: End) {
+        let port = match end {
+            End::Client => "dport",
+            End::Server => "sport",
+        };
+        let family = if self.at.is_ipv4() { "-4" } else { "-6" };
+        let filter = format!("{port} = :{}", self.at.port());
+        self.netns(end)
+            .command("ss", &["-K", "-Htn", family, "state", "connected", &filter]);
+        self.wait_for_none(end);
     }
 
     /// What `ss` shows of one end.

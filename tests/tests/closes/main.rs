@@ -16,14 +16,14 @@ use probe_tests::{
 
 use connection::{End, TestedConnection};
 use counts::{Counts, differences, ends, go, once_ended};
-use scenarios::{IN_FIN_WAIT, SCENARIOS, send, wait_for_fin};
+use scenarios::{IN_FIN_WAIT, KILLED, SCENARIOS, send, wait_for_fin};
 
 #[test]
 fn each_way_to_end_is_told_at_both_ends() {
     let Some(_turn) = skip::turn("each_way_to_end_is_told_at_both_ends") else {
         return;
     };
-    go(&SCENARIOS);
+    go(&SCENARIOS, 0);
 }
 
 /// What has come in FIN_WAIT2, and what of it was read, tells nothing by itself of
@@ -33,7 +33,26 @@ fn resets_in_fin_wait_are_told_apart() {
     let Some(_turn) = skip::turn("resets_in_fin_wait_are_told_apart") else {
         return;
     };
-    go(&IN_FIN_WAIT);
+    go(&IN_FIN_WAIT, 0);
+}
+
+#[test]
+fn a_connection_that_an_administrator_kills_is_reset() {
+    const TEST: &str = "a_connection_that_an_administrator_kills_is_reset";
+    let Some(_turn) = skip::turn(TEST) else {
+        return;
+    };
+    let pair = Pair::new();
+    let (_listener, client, _server) = pair.connect(SocketAddr::new(Pair::SERVER_V4, 9000));
+    let filter = ["-K", "-Htn", "state", "connected", "dport = :9000"];
+    pair.client.command("ss", &filter);
+    let shown = pair.client.command("ss", &filter[1..]);
+    drop(client);
+    if !shown.is_empty() {
+        skip::impossible(TEST, "this kernel closes no socket for another program");
+        return;
+    }
+    go(&KILLED, 4);
 }
 
 /// What comes once the FIN is acknowledged meets TIME_WAIT, and no connection: it

@@ -3,11 +3,10 @@
 use std::{
     io::{Read as _, Write as _},
     net::{Shutdown, TcpStream},
-    os::fd::AsRawFd as _,
     time::Duration,
 };
 
-use probe_tests::poll;
+use probe_tests::{options::set_tcp, poll, tcp_info::tcp_info};
 use socket2::SockRef;
 
 use crate::{
@@ -19,7 +18,7 @@ use crate::{
 pub type Scenario = fn(&TestedConnection<'_>, TcpStream, TcpStream);
 
 /// The scenarios, each with how it ends for the end that is first and for the other.
-pub const SCENARIOS: [(&str, Scenario, Ending, Ending); 14] = [
+pub const SCENARIOS: [(&str, Scenario, Ending, Ending); 16] = [
     ("in order", in_order, FIN, FIN),
     ("at once", at_once, FIN, FIN),
     ("aborted", aborted, ABORTED, RECEIVED),
@@ -79,7 +78,22 @@ pub const SCENARIOS: [(&str, Scenario, Ending, Ending); 14] = [
         Ending("timeout", None, false),
         ABORTED,
     ),
+    (
+        "timed out behind a router that says why",
+        timed_out_with_a_word,
+        Ending("timeout", None, true),
+        ABORTED,
+    ),
+    (
+        "aborted in spite of an old error",
+        aborted_with_an_old_error,
+        ABORTED,
+        RECEIVED,
+    ),
 ];
+
+/// Scenarios of an administrator's abort, likewise.
+pub const KILLED: [(&str, Scenario, Ending, Ending); 1] = [("killed", killed, ABORTED, RECEIVED)];
 
 /// Scenarios of a reset after a FIN, likewise.
 pub const IN_FIN_WAIT: [(&str, Scenario, Ending, Ending); 3] = [
@@ -282,6 +296,55 @@ fn timed_out(connection: &TestedConnection<'_>, first: TcpStream, second: TcpStr
     abort(second);
 }
 
+/// What the first sends is answered with an ICMP error, until it gives up: then its
+/// error is not that of a timeout.
+fn timed_out_with_a_word(connection: &TestedConnection<'_>, first: TcpStream, second: TcpStream) {
+    connection.reject(connection.first);
+    SockRef::from(&first)
+        .set_tcp_user_timeout(Some(Duration::from_millis(1500)))
+        .expect("a timeout");
+    send(&first);
+    let error = (&first)
+        .read(&mut [0])
+        .expect_err("nothing is acknowledged");
+    assert_eq!(error.raw_os_error(), Some(libc::EHOSTUNREACH));
+    drop(first);
+    connection.reject_no_more(connection.first);
+    abort(second);
+}
+
+/// The first has asked for ICMP errors, gets one, does not look at it, and aborts when
+/// the other end is there again.
+fn aborted_with_an_old_error(
+    connection: &TestedConnection<'_>,
+    first: TcpStream,
+    second: TcpStream,
+) {
+    connection.ask_for_errors(&first);
+    connection.reject(connection.first);
+    send(&first);
+    poll::until("the error is there", || {
+        let polled = poll::has_error(&first);
+        polled.then_some(())
+    });
+    connection.reject_no_more(connection.first);
+    wait_for_data(&second);
+    receive(&second);
+    poll::until("it is acknowledged", || {
+        let info = tcp_info(&first).expect("TCP_INFO");
+        (info.tcpi_unacked == 0 && info.tcpi_retransmits == 0).then_some(())
+    });
+    abort(first);
+    wait_for_end(second);
+}
+
+/// An administrator closes the socket of the first (`ss -K`).
+fn killed(connection: &TestedConnection<'_>, first: TcpStream, second: TcpStream) {
+    connection.kill(connection.first);
+    drop(first);
+    wait_for_end(second);
+}
+
 /// The first closes and its FIN is lost, until the kernel gives up.
 fn timed_out_in_fin_wait(connection: &TestedConnection<'_>, first: TcpStream, second: TcpStream) {
     const RETRIES: &str = "ipv4/tcp_orphan_retries";
@@ -310,18 +373,7 @@ fn reset_after_unread_data(connection: &TestedConnection<'_>, first: TcpStream, 
 
 /// The first closes and has asked not to wait in FIN_WAIT2 (`TCP_LINGER2`).
 fn no_fin_wait2(connection: &TestedConnection<'_>, first: TcpStream, second: TcpStream) {
-    let none: libc::c_int = -1;
-    // SAFETY: the option takes an int, which lives through the call.
-    let result = unsafe {
-        libc::setsockopt(
-            first.as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_LINGER2,
-            (&raw const none).cast(),
-            size_of_val(&none) as libc::socklen_t,
-        )
-    };
-    assert_eq!(result, 0, "TCP_LINGER2");
+    set_tcp(&first, libc::TCP_LINGER2, -1);
     // An acknowledgment that meets the program in `close()` ends the connection there,
     // for another reason: the FIN arrives when it has returned.
     connection.lose(connection.first, "tcp flags & fin == fin");

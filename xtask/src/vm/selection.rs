@@ -11,6 +11,7 @@ use crate::{build, cmd, packages, workspace::Workspace};
 /// The test programs that tell whether an object loads and counts rightly. The
 /// others ask for the same of every kernel, and emulated processors are slow.
 const COUNTING: &[&str] = &[
+    "beginnings",
     "causes",
     "closes",
     "come_and_go",
@@ -22,6 +23,7 @@ const COUNTING: &[&str] = &[
     "owner",
     "protocols",
     "queues",
+    "rejects",
     "rtt",
     "segments",
     "servers",
