@@ -222,7 +222,7 @@ impl Begun {
             _ => None,
         };
         match ns {
-            Some(ns) if status_is_set(status::DEFERS) && matches!(self.side, Side::Server) => {
+            Some(ns) if matches!(self.side, Side::Server) && status_is_set(status::DEFERS) => {
                 let waited_ns = half_open::deferred_ns(tp, now_ns);
                 row.observe(HistogramId::Handshake, ns.saturating_sub(waited_ns));
             }
@@ -235,9 +235,11 @@ impl Begun {
     /// SYNs that were sent again while the program was skipped.
     #[inline(always)]
     fn count_syns(&self, tp: TcpSock, row: RowRef) {
-        let unseen = tp.total_retrans().wrapping_sub(self.retransmits);
-        if unseen != 0 && matches!(self.side, Side::Client) {
-            row.retransmits(Retransmit::Syn, unseen.into());
+        if matches!(self.side, Side::Client) {
+            let unseen = tp.total_retrans().wrapping_sub(self.retransmits);
+            if unseen != 0 {
+                row.retransmits(Retransmit::Syn, unseen.into());
+            }
         }
     }
 
@@ -251,12 +253,15 @@ impl Begun {
             Side::Client if tp.bytes_acked() <= 1 => now_ns,
             Side::Client => self.since_ns,
             _ if self.since_ns != 0 => self.request_ns,
-            // The program has not seen it yet.
+            // Counted as a segment before its data is.
+            _ if tp.bytes_received() == 0 => match tp.data_segs_in() {
+                0 => 0,
+                _ => now_ns,
+            },
+            // It came with the SYN, and the program has not seen it yet.
             _ if tp.took_syn_data() && tp.bytes_acked() == 0 => {
                 now_ns.saturating_sub(u64::from(tp.srtt() >> 3) * 1000)
             }
-            // Counted as a segment before its data is.
-            _ if tp.data_segs_in() != 0 && tp.bytes_received() == 0 => now_ns,
             _ => 0,
         }
     }

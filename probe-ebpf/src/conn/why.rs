@@ -83,12 +83,12 @@ pub fn ended(tp: TcpSock, old: u8, is_refused: bool) -> Closed {
 #[inline(always)]
 fn without_error(tp: TcpSock, old: u8) -> Closed {
     match old {
-        // It goes on in another socket.
-        _ if tp.is_repaired() => Closed::Other,
         // Closed with data unread.
         state::FIN_WAIT1 | state::FIN_WAIT2 if tp.is_deaf() && !tp.has_read_all() => {
             Closed::ResetSent
         }
+        // It goes on in another socket.
+        _ if is_abort(old) && tp.is_repaired() => Closed::Other,
         _ if is_abort(old) => Closed::ResetSent,
         state::FIN_WAIT2 | state::LAST_ACK | state::CLOSING => Closed::Fin,
         _ => Closed::Other,

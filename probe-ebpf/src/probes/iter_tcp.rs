@@ -179,7 +179,7 @@ fn count_state(row: u32, state: u8) {
             } else {
                 0
             };
-            word.write_volatile(iteration << 32 | count + 1);
+            word.write_volatile((iteration << 32) | (count + 1));
         }
     }
 }

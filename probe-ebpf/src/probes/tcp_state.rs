@@ -90,8 +90,8 @@ fn moved(tp: TcpSock, old: u8, new: u8) {
         _ => Side::Server,
     };
     if new == state::ESTABLISHED {
-        if tp.is_repaired() {
-            // Another socket has opened it.
+        // What it has had no segment for, another socket may have opened.
+        if tp.segs_in() == 0 && tp.is_repaired() {
             conn::adopt(tp, new, FULL);
         } else {
             conn::established(tp, fallback);
