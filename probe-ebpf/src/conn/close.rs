@@ -18,6 +18,7 @@ use super::{
     side, side_of, status_is_set, syn, table, why,
 };
 use crate::{
+    globals::global,
     kernel::{
         sock::{IPPROTO_TCP, Sock, TcpSock, state},
         watched,
@@ -237,11 +238,15 @@ fn last_state(conn: &Conn, tp: TcpSock) -> u8 {
 /// accepted it after all sockets had been visited, all of its events were skipped: it
 /// counts as opened and closed. A client's SYN is sent by a process, which interrupts
 /// nothing.
+///
+/// Where the kernel preempts programs an event may be taken twice, and would be counted
+/// twice without an entry. What is skipped there is counted by the replicas.
 #[inline(never)]
 fn unseen_until_now(tp: TcpSock) {
     let sk = tp.sock();
     // A listener, or a socket that was never connected, has sent nothing.
-    if tp.write_seq() == 0
+    if global!(CONFIG.preempts) != 0
+        || tp.write_seq() == 0
         || sk.protocol() != IPPROTO_TCP
         || has_overflowed()
         || !is_from_after_the_start(tp)
