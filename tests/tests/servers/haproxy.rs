@@ -188,7 +188,7 @@ fn haproxy_and_the_slow_one_of_two_nginx() {
     for side in ["client", "server"] {
         let [quick, slow] = [QUICK, SLOW].map(|port| median(&snapshot, side, port));
         println!("{side}: first byte of the quick one {quick:.6} s, of the slow one {slow:.6} s");
-        // The median lies in the bucket that holds the pause, or above.
+        // nginx counts in milliseconds, and a median is as wide as its bucket.
         assert!(
             slow >= pause / BUCKET_WIDTH && slow < 1.5 * pause,
             "{side}: the slow one takes {slow} s for {pause} s"
