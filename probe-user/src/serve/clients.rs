@@ -103,8 +103,28 @@ impl Clients {
         })
     }
 
+    /// Serves all that `accept` gives, each with `serve`, until it is dropped.
+    pub async fn serve_all<S: AsRawFd, A, F>(
+        self: &Arc<Self>,
+        accept: impl Fn() -> A,
+        serve: impl Fn(S, Arc<Activity>) -> F,
+    ) where
+        A: Future<Output = io::Result<S>>,
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let accepting = async {
+            loop {
+                match accept().await {
+                    Ok(stream) => self.serve(stream, &serve),
+                    Err(error) => self.accept_failed(&error).await,
+                }
+            }
+        };
+        tokio::join!(accepting, self.give_memory_back());
+    }
+
     /// Serves one more, whose connection is `stream`; evicts another one if need be.
-    pub fn serve<S: AsRawFd, F: Future<Output = ()> + Send + 'static>(
+    fn serve<S: AsRawFd, F: Future<Output = ()> + Send + 'static>(
         self: &Arc<Self>,
         stream: S,
         serve: impl FnOnce(S, Arc<Activity>) -> F,
@@ -139,7 +159,7 @@ impl Clients {
 
     /// After a failure to accept: evicts somebody where files are short, and waits
     /// for it.
-    pub async fn accept_failed(&self, error: &io::Error) {
+    async fn accept_failed(&self, error: &io::Error) {
         if let Some(left_out) = self.accept_failures.pass() {
             let name = self.name;
             tracing::warn!("cannot accept a client ({name}): {error}{left_out}");
@@ -184,7 +204,7 @@ impl Clients {
     }
 
     /// Gives memory back after many clients; runs beside accepting.
-    pub async fn give_memory_back(&self) {
+    async fn give_memory_back(&self) {
         loop {
             self.left.notified().await;
             tokio::time::sleep(REST).await;

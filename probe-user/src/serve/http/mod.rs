@@ -101,17 +101,9 @@ async fn serve_at_most(listener: TcpListener, source: impl LatestSnapshot, most:
         bodies: Bodies::default(),
         clients: Arc::clone(&clients),
     });
-    let accept = async {
-        loop {
-            match listener.accept().await {
-                Ok((stream, _)) => clients.serve(stream, |stream, activity| {
-                    Arc::clone(&server).client(stream, activity)
-                }),
-                Err(error) => clients.accept_failed(&error).await,
-            }
-        }
-    };
-    tokio::join!(accept, clients.give_memory_back());
+    let accept = || async { Ok(listener.accept().await?.0) };
+    let serve = |stream, activity| Arc::clone(&server).client(stream, activity);
+    clients.serve_all(accept, serve).await;
 }
 
 /// What all connections share.

@@ -39,17 +39,9 @@ async fn serve_within(listener: UnixListener, sampler: Sampler, deadline: Durati
         clients: Arc::clone(&clients),
         deadline,
     });
-    let accept = async {
-        loop {
-            match listener.accept().await {
-                Ok((stream, _)) => clients.serve(stream, |stream, activity| {
-                    Arc::clone(&server).client(stream, activity)
-                }),
-                Err(error) => clients.accept_failed(&error).await,
-            }
-        }
-    };
-    tokio::join!(accept, clients.give_memory_back());
+    let accept = || async { Ok(listener.accept().await?.0) };
+    let serve = |stream, activity| Arc::clone(&server).client(stream, activity);
+    clients.serve_all(accept, serve).await;
 }
 
 /// What all clients share.
