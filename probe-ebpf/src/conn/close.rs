@@ -13,9 +13,9 @@ use probe_common::{
 };
 
 use super::{
-    fill, flush, flush_retransmits, get, has_overflowed, insert, is_closed, is_connecting,
-    no_longer_open, now_ns, observe_min_rtt, observe_newest_rtt, observe_rtt, open::nothing_yet,
-    side, side_of, status_is_set, syn, table, why,
+    fill, flush, flush_retransmits, flush_syns, get, has_overflowed, insert, is_closed,
+    is_connecting, no_longer_open, now_ns, observe_min_rtt, observe_newest_rtt, observe_rtt,
+    open::nothing_yet, side, side_of, status_is_set, syn, table, why,
 };
 use crate::{
     globals::global,
@@ -48,12 +48,7 @@ pub fn connect_failed(
         row.connect_failures(why::failed(tp, without_error), 1);
         // What a SYN's retransmission did not show: one that failed to be sent.
         let known = conn.as_ref().map_or(0, |conn| conn.retransmits);
-        if matches!(side, Side::Client) {
-            let unseen = tp.total_retrans().saturating_sub(known);
-            if unseen != 0 {
-                row.retransmits(Retransmit::Syn, unseen.into());
-            }
-        }
+        flush_syns(tp, side, known, row);
     }
     match conn {
         Some(conn) => conn.flags = CLOSED,

@@ -2,7 +2,7 @@
 
 use probe_common::{
     abi::conn::{Conn, Flushed, ZERO_WINDOW},
-    labels::Retransmit,
+    labels::{Retransmit, Side},
     metrics::HistogramId,
     tcp_metrics,
 };
@@ -62,6 +62,17 @@ pub fn flush_retransmits(conn: &mut Conn, tp: TcpSock, why: Retransmit, row: Row
         row.retransmits(why, (total - conn.retransmits).into());
     }
     conn.retransmits = total;
+}
+
+/// Adds a client's SYNs that were sent again and are not among the `known` ones.
+#[inline(always)]
+pub fn flush_syns(tp: TcpSock, side: Side, known: u32, row: RowRef) {
+    if matches!(side, Side::Client) {
+        let unseen = tp.total_retrans().saturating_sub(known);
+        if unseen != 0 {
+            row.retransmits(Retransmit::Syn, unseen.into());
+        }
+    }
 }
 
 /// Looks for a new RTT sample. The kernel has taken one exactly when `srtt_us`

@@ -39,7 +39,8 @@ pub use self::{
     adopt::adopt,
     close::{closed, connect_failed, destroyed, is_abort, is_refused, left_established},
     deltas::{
-        flush, flush_retransmits, observe_min_rtt, observe_newest_rtt, observe_rtt, observe_window,
+        flush, flush_retransmits, flush_syns, observe_min_rtt, observe_newest_rtt, observe_rtt,
+        observe_window,
     },
     open::{established, open_entry, open_entry_of, start_handshake},
     table::find,

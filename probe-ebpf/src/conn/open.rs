@@ -8,14 +8,14 @@ use probe_common::{
         status,
     },
     hooks::Loss,
-    labels::{Closed, Retransmit, Side},
+    labels::{Closed, Side},
     loss,
     metrics::HistogramId,
 };
 
 use super::{
-    fill, get, half_open, has_overflowed, insert, is_closed, is_connecting, is_listening, now_ns,
-    side, side_of, status_is_set, syn, table,
+    fill, flush_syns, get, half_open, has_overflowed, insert, is_closed, is_connecting,
+    is_listening, now_ns, side, side_of, status_is_set, syn, table,
 };
 use crate::{
     globals::global,
@@ -125,7 +125,8 @@ pub fn established(tp: TcpSock, fallback: Side) -> *mut Conn {
     };
     row.opened(1);
     begun.observe_handshake(tp, now_ns, row);
-    begun.count_syns(tp, row);
+    // Those that were sent again while the program was skipped.
+    flush_syns(tp, side, begun.retransmits, row);
     let Some(entry) = known.or_else(|| insert(sk)) else {
         lost::count(FULL, sk.id());
         return core::ptr::null_mut();
@@ -229,17 +230,6 @@ impl Begun {
             Some(ns) => row.observe(HistogramId::Handshake, ns),
             None if with_cookie => row.syn_cookies(1),
             None => lost::count(NO_HANDSHAKE_TIME, tp.sock().id()),
-        }
-    }
-
-    /// SYNs that were sent again while the program was skipped.
-    #[inline(always)]
-    fn count_syns(&self, tp: TcpSock, row: RowRef) {
-        if matches!(self.side, Side::Client) {
-            let unseen = tp.total_retrans().wrapping_sub(self.retransmits);
-            if unseen != 0 {
-                row.retransmits(Retransmit::Syn, unseen.into());
-            }
         }
     }
 
