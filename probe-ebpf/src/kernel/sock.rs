@@ -29,12 +29,15 @@ const RCV_SHUTDOWN: u8 = 1;
 
 macro_rules! getters {
     ($($(#[$doc:meta])* $name:ident: $field:ident as $type:ty;)*) => {
+        getters! { from pointer: $($(#[$doc])* $name: $field as $type;)* }
+    };
+    (from $pointer:ident: $($(#[$doc:meta])* $name:ident: $field:ident as $type:ty;)*) => {
         $(
             $(#[$doc])*
             #[inline(always)]
             pub fn $name(self) -> $type {
                 // SAFETY: a BTF-typed pointer; see `load`.
-                unsafe { load(self.0, global!(LAYOUT.$field)) }
+                unsafe { load(self.$pointer(), global!(LAYOUT.$field)) }
             }
         )*
     };
@@ -55,6 +58,11 @@ impl Sock {
     #[inline(always)]
     pub fn as_ptr(self) -> *const c_void {
         self.0.as_ptr()
+    }
+
+    #[inline(always)]
+    fn pointer(self) -> NonNull<c_void> {
+        self.0
     }
 
     getters! {
@@ -143,7 +151,14 @@ impl Sock {
     pub fn tcp(self) -> Option<TcpSock> {
         // SAFETY: the helper takes any socket.
         let tp = unsafe { bpf_skc_to_tcp_sock(self.0.as_ptr()) };
-        NonNull::new(tp.cast()).map(TcpSock)
+        NonNull::new(tp.cast()).map(|tp| TcpSock { sk: self, tp })
+    }
+
+    /// [`Self::tcp`] where the pointer is one to a `struct sock_common`, through which
+    /// the rest of a socket cannot be read.
+    #[inline(always)]
+    pub fn tcp_of_common(self) -> Option<TcpSock> {
+        self.tcp().map(|TcpSock { tp, .. }| TcpSock { sk: Self(tp), tp })
     }
 
     /// When the first SYN-ACK was sent, in microseconds of CLOCK_MONOTONIC, of
@@ -166,35 +181,56 @@ impl Sock {
 }
 
 /// A `struct tcp_sock *`.
+///
+/// Members of its `struct sock` are read through the pointer that the hook has given:
+/// the kernel trusts that one, and loads take one instruction. Through any other
+/// pointer it checks the address of each load first.
 #[derive(Clone, Copy)]
-pub struct TcpSock(NonNull<c_void>);
+pub struct TcpSock {
+    sk: Sock,
+    tp: NonNull<c_void>,
+}
 
 impl TcpSock {
-    /// The same pointer as a socket.
+    /// The same as a socket.
     #[inline(always)]
     pub fn sock(self) -> Sock {
-        Sock(self.0)
+        self.sk
     }
 
-    getters! {
+    #[inline(always)]
+    fn as_sock(self) -> NonNull<c_void> {
+        self.sk.0
+    }
+
+    #[inline(always)]
+    fn pointer(self) -> NonNull<c_void> {
+        self.tp
+    }
+
+    getters! { from as_sock:
         /// Positive error number, or 0.
         err: sk_err as i32;
         /// An error that did not end the connection: a positive number, or 0.
         soft_err: sk_err_soft as i32;
         /// Packets in the queue of errors.
         errors_queued: error_queue_len as u32;
-        /// Timeouts since something was last acknowledged.
-        timeouts: icsk_retransmits as u8;
-        /// Probes of the window and keepalives that were not answered.
-        probes_unanswered: icsk_probes_out as u8;
-        /// Of a listener: for how many SYN-ACKs it waits for data.
-        defer_accept: defer_accept as u8;
         /// Packets dropped on the socket.
         drops: sk_drops as u32;
         /// Connections waiting for `accept()`.
         accept_queue: sk_ack_backlog as u32;
         /// The backlog, of what a listener accepted that of the listener.
         backlog: sk_max_ack_backlog as u32;
+        shut_down: sk_shutdown as u8;
+    }
+
+    getters! {
+        /// Timeouts since something was last acknowledged.
+        timeouts: icsk_retransmits as u8;
+        /// Probes of the window and keepalives that were not answered.
+        probes_unanswered: icsk_probes_out as u8;
+        /// Of a listener: for how many SYN-ACKs it waits for data.
+        defer_accept: defer_accept as u8;
         /// Half-open connections.
         syn_queue: icsk_synq_len as u32;
         /// Timer that is pending.
@@ -213,7 +249,6 @@ impl TcpSock {
         data_segs_in: data_segs_in as u32;
         /// Negative where the socket is not to stay in FIN_WAIT2.
         linger2: linger2 as i32;
-        shut_down: sk_shutdown as u8;
         /// Segments sent.
         segs_out: segs_out as u32;
         /// Duplicate segments that the peer reported.
@@ -259,7 +294,7 @@ impl TcpSock {
     pub fn local_port(self) -> u16 {
         match self.sock().local_port() {
             // SAFETY: a BTF-typed pointer; see `load`.
-            0 => u16::from_be(unsafe { load(self.0, global!(LAYOUT.inet_sport)) }),
+            0 => u16::from_be(unsafe { load(self.tp, global!(LAYOUT.inet_sport)) }),
             port => port,
         }
     }
@@ -268,7 +303,7 @@ impl TcpSock {
     #[inline(always)]
     pub fn min_rtt_us(self) -> u32 {
         // SAFETY: a BTF-typed pointer; see `load`.
-        unsafe { load(self.0, global!(LAYOUT.rtt_min) + 4) }
+        unsafe { load(self.tp, global!(LAYOUT.rtt_min) + 4) }
     }
 
     /// Whether the timer that is pending has run out. `false` where this kernel
@@ -283,7 +318,7 @@ impl TcpSock {
             return false;
         }
         // SAFETY: a BTF-typed pointer, see `load`; the helper takes no arguments.
-        let (expires, now): (u64, u64) = unsafe { (load(self.0, member), bpf_jiffies64()) };
+        let (expires, now): (u64, u64) = unsafe { (load(self.tp, member), bpf_jiffies64()) };
         expires.wrapping_sub(now).cast_signed() <= 0
     }
 
@@ -314,7 +349,7 @@ impl TcpSock {
         // SAFETY: BTF-typed pointers; see `load`. A queue that is not empty has a last
         // packet.
         unsafe {
-            let last: *mut c_void = load(self.0, global!(LAYOUT.error_queue_last));
+            let last: *mut c_void = load(self.sk.0, global!(LAYOUT.error_queue_last));
             match NonNull::new(last) {
                 Some(skb) => {
                     let errno = global!(LAYOUT.skb_cb) + global!(LAYOUT.queued_errno);
@@ -344,7 +379,7 @@ impl TcpSock {
     pub fn early_synack_ns(self) -> Option<u64> {
         // SAFETY: a BTF-typed pointer, see `load`; the helper checks the address.
         unsafe {
-            let req: *mut u8 = load(self.0, global!(LAYOUT.fastopen_rsk));
+            let req: *mut u8 = load(self.tp, global!(LAYOUT.fastopen_rsk));
             let req = NonNull::new(req)?;
             let sent = req.as_ptr().add(global!(LAYOUT.snt_synack) as usize);
             let sent_us: u64 = bpf_probe_read_kernel(sent.cast()).ok()?;
@@ -374,7 +409,7 @@ impl TcpSock {
     #[inline(always)]
     fn bits(self, field: u32) -> u8 {
         // SAFETY: a BTF-typed pointer; see `load`.
-        let byte: u8 = unsafe { load(self.0, field & 0xffff) };
+        let byte: u8 = unsafe { load(self.tp, field & 0xffff) };
         (byte >> (field >> 16 & 7)) & ((1u16 << (field >> 24)) - 1) as u8
     }
 
@@ -412,7 +447,7 @@ impl TcpSock {
     #[inline(always)]
     fn has_fin(self) -> bool {
         // SAFETY: a BTF-typed pointer; see `load`.
-        let flags: u64 = unsafe { load(self.0, global!(LAYOUT.skc_flags)) };
+        let flags: u64 = unsafe { load(self.sk.0, global!(LAYOUT.skc_flags)) };
         flags & SOCK_DONE != 0
     }
 

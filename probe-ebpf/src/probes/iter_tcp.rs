@@ -70,7 +70,7 @@ pub fn iter_tcp(ctx: *const Context) {
     if !is_listener && !is_connection {
         return;
     }
-    let Some(tp) = sk.tcp() else {
+    let Some(tp) = sk.tcp_of_common() else {
         return;
     };
     // A socket that passed the helper is full, so it has a protocol.
