@@ -39,13 +39,19 @@ const STEPS: [u64; 16] = [
 /// at most the real bound exactly when it is at most the rounded one.
 pub static BOUND_NS: [u64; BOUNDS] = bounds();
 
-/// For each highest bit (9 to 35) and the five bits below it: the first slot
-/// whose bound is not below the smallest such value. An interval is at most
-/// 3.2 % wide, a bucket 4.4 %, so the slot is this one or the next.
-static START: [u16; ROWS * 32] = starts();
+/// For values in steps that are at most 3.2 % of them: the first slot whose bound is
+/// not below the step's smallest value. A bucket is 4.4 % wide, so the slot is this one
+/// or the next.
+///
+/// The steps are 16 ns wide from 2^9 ns on, and 16 times wider after every four
+/// octaves: to find the highest bit of a value takes four times the instructions.
+static START: [u16; CLASSES * STEPS_OF_CLASS] = starts();
 
 const LOWEST_BIT: u32 = 9;
-const ROWS: usize = 27;
+/// Octaves of one width of the steps.
+const OCTAVES: u32 = 4;
+const CLASSES: usize = 7;
+const STEPS_OF_CLASS: usize = (32 << OCTAVES) - 32;
 
 const fn bounds() -> [u64; BOUNDS] {
     let mut table = [0; BOUNDS];
@@ -61,14 +67,13 @@ const fn bounds() -> [u64; BOUNDS] {
     table
 }
 
-const fn starts() -> [u16; ROWS * 32] {
+const fn starts() -> [u16; CLASSES * STEPS_OF_CLASS] {
     let bounds = bounds();
-    let mut table = [0; ROWS * 32];
+    let mut table = [0; CLASSES * STEPS_OF_CLASS];
     let mut j = 0;
     let mut n = 0;
-    while n < ROWS * 32 {
-        let bit = LOWEST_BIT + (n / 32) as u32;
-        let low = (1u64 << bit) + (((n % 32) as u64) << (bit - 5));
+    while n < CLASSES * STEPS_OF_CLASS {
+        let low = ((n % STEPS_OF_CLASS + 32) as u64) << shift(n / STEPS_OF_CLASS);
         while j < BOUNDS && bounds[j] < low {
             j += 1;
         }
@@ -76,6 +81,17 @@ const fn starts() -> [u16; ROWS * 32] {
         n += 1;
     }
     table
+}
+
+/// By how many bits a step of a class is wide.
+const fn shift(class: usize) -> u32 {
+    LOWEST_BIT - 5 + OCTAVES * class as u32
+}
+
+/// Which element of [`START`] is that of a value in a class.
+#[inline(always)]
+const fn step(ns: u64, class: usize) -> u32 {
+    (ns >> shift(class)) as u32 + (STEPS_OF_CLASS * class) as u32 - 32
 }
 
 /// The slot of a duration in nanoseconds, `0..SLOTS`, for every `u64`.
@@ -87,13 +103,30 @@ pub fn slot(ns: u64) -> u32 {
     if ns > BOUND_NS[BOUNDS - 1] {
         return BOUNDS as u32;
     }
-    let bit = 63 - ns.leading_zeros();
-    let below = (ns >> (bit - 5)) & 31;
+    let step = if ns < 1 << 21 {
+        if ns < 1 << 13 {
+            step(ns, 0)
+        } else if ns < 1 << 17 {
+            step(ns, 1)
+        } else {
+            step(ns, 2)
+        }
+    } else if ns < 1 << 29 {
+        if ns < 1 << 25 {
+            step(ns, 3)
+        } else {
+            step(ns, 4)
+        }
+    } else if ns < 1 << 33 {
+        step(ns, 5)
+    } else {
+        step(ns, 6)
+    };
     // The bounds checks below are for the kernel's verifier, which does not
     // see what the compiler can prove; `black_box` keeps the compiler from
     // removing them.
-    let row = core::hint::black_box((bit - LOWEST_BIT) * 32 + below as u32);
-    let Some(&start) = START.get(row as usize) else {
+    let step = core::hint::black_box(step);
+    let Some(&start) = START.get(step as usize) else {
         return BOUNDS as u32;
     };
     let start = core::hint::black_box(u32::from(start));

@@ -3,8 +3,8 @@
 //!
 //! The compiler knows nothing of them: a program calls a helper with one of
 //! these numbers, which no helper has. Before user space loads the programs it
-//! puts the function that BTF names in that place or, where there is none, an
-//! instruction that returns zero.
+//! puts the function that BTF names in that place or, where there is none, what
+//! stands in for it.
 
 /// A kernel function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +13,17 @@ pub struct Kfunc {
     pub marker: i32,
     /// Its name.
     pub name: &'static str,
+    /// What is called where the kernel does not have it.
+    pub instead: Instead,
+}
+
+/// What stands in for a kernel function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Instead {
+    /// Nothing: the call returns zero.
+    Zero,
+    /// The helper of that number (`include/uapi/linux/bpf.h:enum bpf_func_id`).
+    Helper(i32),
 }
 
 /// `int bpf_dynptr_from_skb(struct sk_buff *skb, u64 flags, struct bpf_dynptr *ptr)`:
@@ -20,4 +31,18 @@ pub struct Kfunc {
 pub const DYNPTR_FROM_SKB: Kfunc = Kfunc {
     marker: 0x6570_0001,
     name: "bpf_dynptr_from_skb",
+    instead: Instead::Zero,
 };
+
+/// `void *bpf_rdonly_cast(const void *obj, u32 btf_id)`: a pointer that is read as one
+/// to another type, without a look at what it points to (6.2 and later). The verifier
+/// turns the call into a move. Where there is none, the helper `bpf_skc_to_tcp_sock`
+/// takes the same first argument.
+pub const RDONLY_CAST: Kfunc = Kfunc {
+    marker: 0x6570_0002,
+    name: "bpf_rdonly_cast",
+    instead: Instead::Helper(137),
+};
+
+/// All of them.
+pub const KFUNCS: [Kfunc; 2] = [DYNPTR_FROM_SKB, RDONLY_CAST];

@@ -17,6 +17,8 @@ pub enum Source {
     Field(&'static str),
     /// Bit offset and width of a bit field: `bytes | shift << 16 | bits << 24`.
     Bits(&'static str),
+    /// Number of a struct.
+    Type(&'static str),
     /// Position of an argument of a tracepoint, as `(tracepoint, argument)`.
     Argument(&'static str, &'static str),
 }
@@ -62,9 +64,11 @@ macro_rules! layout {
     (@optional) => { false };
 }
 
-use Source::{Argument, Bits, Field};
+use Source::{Argument, Bits, Field, Type};
 
 layout! {
+    /// `struct tcp_sock`.
+    tcp_sock: Type("tcp_sock"), 0, required;
     /// `u16`, `AF_INET` or `AF_INET6`.
     skc_family: Field("sock_common.skc_family"), 2, required;
     /// `u8`, a TCP state.

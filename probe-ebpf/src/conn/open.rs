@@ -77,7 +77,7 @@ fn caller() -> u32 {
 /// cookies.
 #[inline(always)]
 fn may_send_cookies(child: Sock) -> bool {
-    child.tcp().is_some_and(|copy| {
+    child.surely_tcp().is_some_and(|copy| {
         copy.overflowed_lately() || (copy.shares_port() && status_is_set(status::COOKIES))
     })
 }

@@ -1,11 +1,28 @@
 //! Calls of kernel functions; see [`probe_common::kfunc`].
 
-use core::{arch::asm, mem::MaybeUninit};
+use core::{arch::asm, ffi::c_void, mem::MaybeUninit};
 
 use aya_ebpf::helpers::generated::bpf_dynptr_read;
 use probe_common::kfunc;
 
 use super::skb::Skb;
+use crate::globals::global;
+
+/// The pointer to a full TCP socket as one to a `struct tcp_sock`.
+#[inline(always)]
+pub fn tcp_sock(sk: *mut c_void) -> *mut c_void {
+    let tp;
+    // SAFETY: a call as the kernel's calling convention has it; the verifier checks the
+    // arguments.
+    unsafe {
+        asm!(
+            "call {}", const kfunc::RDONLY_CAST.marker,
+            inout("r1") sk => _, inout("r2") u64::from(global!(LAYOUT.tcp_sock)) => _,
+            lateout("r0") tp, lateout("r3") _, lateout("r4") _, lateout("r5") _,
+        );
+    }
+    tp
+}
 
 /// The bytes of a segment, from its TCP header on, wherever they lie.
 pub struct Bytes {

@@ -13,7 +13,7 @@ use probe_common::{abi::conn::COOKIE_JIFFIES, layout::ABSENT};
 use super::{
     addr::{Address, mapped},
     cgroup::Cgroup,
-    load, number,
+    kfunc, load, number,
 };
 use crate::globals::global;
 
@@ -154,11 +154,19 @@ impl Sock {
         NonNull::new(tp.cast()).map(|tp| TcpSock { sk: self, tp })
     }
 
+    /// [`Self::tcp`] of a socket that surely is one of TCP, and no request or TIME_WAIT
+    /// socket: nothing is checked where the kernel can do without.
+    #[inline(always)]
+    pub fn surely_tcp(self) -> Option<TcpSock> {
+        NonNull::new(kfunc::tcp_sock(self.0.as_ptr())).map(|tp| TcpSock { sk: self, tp })
+    }
+
     /// [`Self::tcp`] where the pointer is one to a `struct sock_common`, through which
     /// the rest of a socket cannot be read.
     #[inline(always)]
     pub fn tcp_of_common(self) -> Option<TcpSock> {
-        self.tcp().map(|TcpSock { tp, .. }| TcpSock { sk: Self(tp), tp })
+        self.tcp()
+            .map(|TcpSock { tp, .. }| TcpSock { sk: Self(tp), tp })
     }
 
     /// When the first SYN-ACK was sent, in microseconds of CLOCK_MONOTONIC, of

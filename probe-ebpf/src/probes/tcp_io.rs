@@ -19,7 +19,7 @@ use crate::{
 fn in_use(sk: *const c_void, sends: bool) -> Option<(&'static mut Conn, TcpSock)> {
     let sk = Sock::new(sk)?;
     let conn = conn::get(sk).filter(|conn| conn.flags & CLOSED == 0)?;
-    let tp = sk.tcp()?;
+    let tp = sk.surely_tcp()?;
     if conn::is_connecting(conn) {
         first_byte::used_early(conn, tp, sends);
         return None;

@@ -23,7 +23,7 @@ use crate::{
 pub fn tcp_probe(ctx: *const c_void) {
     // A socket with an entry is watched and is TCP.
     if let Some(sk) = Sock::new(arg(ctx, 0) as *const c_void)
-        && let Some(tp) = sk.tcp()
+        && let Some(tp) = sk.surely_tcp()
         && let Some(conn) = conn::open_entry(tp)
     {
         conn::observe_rtt(conn, tp);

@@ -73,7 +73,7 @@ pub fn sock_set_state(ctx: *const c_void) {
         state::SYN_SENT => conn::start_handshake(sk, Side::Client),
         state::SYN_RECV => conn::start_handshake(sk, Side::Server),
         _ => {
-            if let Some(tp) = sk.tcp() {
+            if let Some(tp) = sk.surely_tcp() {
                 moved(tp, old, new);
             }
         }

@@ -349,6 +349,17 @@ impl Btf {
         )
     }
 
+    /// The number of a struct.
+    pub fn structure(&self, name: &str) -> Option<u32> {
+        self.number(name, kind::STRUCT)
+    }
+
+    fn number(&self, name: &str, kind: u32) -> Option<u32> {
+        let ids = self.by_name.get(name.as_bytes())?;
+        let is_one = |id: &u32| self.get(*id).is_some_and(|ty| ty.kind() == kind);
+        ids.iter().copied().find(is_one)
+    }
+
     /// Whether there is such a function.
     pub fn has_func(&self, name: &str) -> bool {
         self.func(name).is_some()
@@ -356,9 +367,7 @@ impl Btf {
 
     /// The number of a function.
     pub fn func(&self, name: &str) -> Option<u32> {
-        let ids = self.by_name.get(name.as_bytes())?;
-        let is_func = |id: &u32| self.get(*id).is_some_and(|ty| ty.kind() == kind::FUNC);
-        ids.iter().copied().find(is_func)
+        self.number(name, kind::FUNC)
     }
 
     /// Whether programs can attach to a tracepoint of that name.

@@ -46,6 +46,7 @@ fn resolve_entry(btf: &Btf, entry: &Entry) -> Result<u32, LayoutError> {
                     .map(|n| n as u32),
             )
         }
+        Source::Type(name) => (name, btf.structure(name)),
         Source::Bits(path) => {
             let field = btf
                 .field(path)

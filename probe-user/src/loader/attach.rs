@@ -18,7 +18,6 @@ use super::{
     iterate::load_iterator,
     load::{open, program, refusal},
 };
-use crate::kernel::kfuncs::Kfuncs;
 
 /// Loads and attaches the programs of the whole host. With `noop` the empty
 /// ones, which do nothing but cost what the hooks cost.
@@ -34,17 +33,18 @@ pub fn host(
     noop: bool,
     mut before: impl FnMut(&mut Loaded) -> anyhow::Result<()>,
 ) -> anyhow::Result<Loaded> {
-    let result = attach_all(btf, globals, noop, &mut before);
-    match result {
-        Err(error) if globals.kfuncs.reads_payload() && was_refused(&error) => {
-            // Some kernels have a function and keep it from tracing programs.
-            tracing::warn!("trying without {}: {error:#}", kfunc::DYNPTR_FROM_SKB.name);
-            let mut plain = globals.clone();
-            plain.kfuncs = Kfuncs::default();
-            plain.config.payload = 0;
-            attach_all(btf, &plain, noop, &mut before)
+    let mut globals = globals.clone();
+    loop {
+        let result = attach_all(btf, &globals, noop, &mut before);
+        match (result, globals.kfuncs.first()) {
+            (Err(error), Some(kfunc)) if was_refused(&error) => {
+                // Some kernels have a function and keep it from tracing programs.
+                tracing::warn!("trying without {}: {error:#}", kfunc.name);
+                globals.kfuncs = globals.kfuncs.without(kfunc);
+                globals.config.payload = globals.kfuncs.reads_payload().into();
+            }
+            (result, _) => return result,
         }
-        result => result,
     }
 }
 
