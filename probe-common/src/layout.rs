@@ -67,8 +67,6 @@ macro_rules! layout {
 use Source::{Argument, Bits, Field, Type};
 
 layout! {
-    /// `struct tcp_sock`.
-    tcp_sock: Type("tcp_sock"), 0, required;
     /// `u16`, `AF_INET` or `AF_INET6`.
     skc_family: Field("sock_common.skc_family"), 2, required;
     /// `u8`, a TCP state.
@@ -279,6 +277,8 @@ layout! {
     skb_network_header: Field("sk_buff.network_header"), 2, required;
     /// `__u16`, offset of the transport header from `head`.
     skb_transport_header: Field("sk_buff.transport_header"), 2, required;
+    /// `struct tcp_sock`.
+    tcp_sock: Type("tcp_sock"), 0, required;
     /// Receiving socket of a dropped packet (6.11 and later).
     arg_kfree_rx_sk: Argument("kfree_skb", "rx_sk"), 0, optional;
     /// Reason of a reset sent (6.10 and later).
