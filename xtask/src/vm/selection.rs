@@ -19,6 +19,7 @@ const COUNTING: &[&str] = &[
     "first_byte",
     "full",
     "handshake",
+    "loss",
     "many",
     "owner",
     "protocols",
