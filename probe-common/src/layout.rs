@@ -1,13 +1,55 @@
 //! The one list of kernel fields that the programs read.
 //!
-//! User space looks each of them up in the running kernel's BTF and hands the
-//! byte offsets over as read-only globals; the verifier then sees constants and
-//! checks every load against the type. What this kernel lacks is [`ABSENT`],
-//! which a program tests before it touches the field: the verifier removes the
-//! branch.
+//! User space looks each of them up in the running kernel's BTF. A load of a field is
+//! compiled with a [`Marker`] in place of the byte offset, and user space puts the
+//! offset there before it loads the programs; the verifier then checks every load
+//! against the type. What a program wants to know of a field beside that it reads from
+//! read-only globals: what this kernel lacks is [`ABSENT`], which a program tests before
+//! it touches the field, and the verifier removes the branch.
 
 /// Offset of a field, or position of an argument, that this kernel lacks.
 pub const ABSENT: u32 = u32::MAX;
+
+/// What stands in the place of an offset in a load that is not linked yet: which entry
+/// of [`KernelLayout`], and how many bytes after it, below [`Marker::STEP`].
+///
+/// The offset of a load is 16 bits wide. The compiler makes none that are this far
+/// below zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Marker {
+    /// Position in [`ENTRIES`].
+    pub entry: usize,
+    /// Bytes after that.
+    pub add: u32,
+}
+
+impl Marker {
+    /// Bytes that may be added.
+    pub const STEP: u32 = 16;
+    const FIRST: i32 = -0x7000;
+
+    /// What is subtracted from the address in such a load. `member` is the offset of a
+    /// member in [`KernelLayout`].
+    ///
+    /// # Panics
+    ///
+    /// Where too much is added.
+    pub const fn below(member: usize, add: u32) -> i32 {
+        assert!(add < Self::STEP);
+        let entry = member / size_of::<u32>();
+        -(Self::FIRST + entry as i32 * Self::STEP as i32 + add as i32)
+    }
+
+    /// The marker in a load with that offset, if there is one.
+    pub fn of(offset: i16) -> Option<Self> {
+        let number = u32::try_from(i32::from(offset) - Self::FIRST).ok()?;
+        let entry = (number / Self::STEP) as usize;
+        (entry < ENTRIES.len()).then_some(Self {
+            entry,
+            add: number % Self::STEP,
+        })
+    }
+}
 
 /// Where BTF tells about an entry of [`KernelLayout`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +57,9 @@ pub enum Source {
     /// Byte offset of a member, as `struct.member.member`; members of anonymous
     /// structs and unions are found through them.
     Field(&'static str),
+    /// Byte offset in a `struct sk_buff` of a member of what lies in its control block
+    /// (`sk_buff.cb`), as `struct.member`.
+    ControlBlock(&'static str),
     /// Bit offset and width of a bit field: `bytes | shift << 16 | bits << 24`.
     Bits(&'static str),
     /// Number of a struct.
@@ -58,13 +103,19 @@ macro_rules! layout {
                 let [$($name),*] = values;
                 Self { $($name),* }
             }
+
+            /// The values of [`ENTRIES`], in their order.
+            pub const fn values(&self) -> [u32; ENTRIES.len()] {
+                let Self { $($name),* } = *self;
+                [$($name),*]
+            }
         }
     };
     (@required) => { true };
     (@optional) => { false };
 }
 
-use Source::{Argument, Bits, Field, Type};
+use Source::{Argument, Bits, ControlBlock, Field, Type};
 
 layout! {
     /// `u16`, `AF_INET` or `AF_INET6`.
@@ -127,8 +178,8 @@ layout! {
     error_queue_len: Field("sock.sk_error_queue.qlen"), 4, required;
     /// `struct sk_buff *`, the last one of them.
     error_queue_last: Field("sock.sk_error_queue.prev"), 8, required;
-    /// `__u32` in the control block of such a packet, a positive error number.
-    queued_errno: Field("sock_exterr_skb.ee.ee_errno"), 4, required;
+    /// `__u32` of such a packet, a positive error number.
+    queued_errno: ControlBlock("sock_exterr_skb.ee.ee_errno"), 4, required;
     /// `atomic_t`, packets dropped on this socket.
     sk_drops: Field("sock.sk_drops"), 4, required;
     /// `u32`, length of a listener's accept queue.
@@ -244,17 +295,15 @@ layout! {
     skb_sk: Field("sk_buff.sk"), 8, required;
     /// `unsigned char *`, start of the buffer.
     skb_head: Field("sk_buff.head"), 8, required;
-    /// `char[48]`; holds a `struct tcp_skb_cb` in TCP.
-    skb_cb: Field("sk_buff.cb"), 48, required;
     /// `__u32`, sequence number of the first byte.
-    cb_seq: Field("tcp_skb_cb.seq"), 4, required;
+    cb_seq: ControlBlock("tcp_skb_cb.seq"), 4, required;
     /// `__u32`, sequence number after the last byte, a FIN counted.
-    cb_end_seq: Field("tcp_skb_cb.end_seq"), 4, required;
+    cb_end_seq: ControlBlock("tcp_skb_cb.end_seq"), 4, required;
     /// `__u8` or `__u16`, flags of the TCP header; those that are read are in
     /// the first byte of either.
-    cb_tcp_flags: Field("tcp_skb_cb.tcp_flags"), 0, required;
+    cb_tcp_flags: ControlBlock("tcp_skb_cb.tcp_flags"), 0, required;
     /// `__u8`, the IPv4 TOS or the IPv6 traffic class.
-    cb_ip_dsfield: Field("tcp_skb_cb.ip_dsfield"), 1, required;
+    cb_ip_dsfield: ControlBlock("tcp_skb_cb.ip_dsfield"), 1, required;
     /// `sk_buff_data_t`, offset from `head` of the `struct skb_shared_info`.
     skb_end: Field("sk_buff.end"), 4, required;
     /// `unsigned short`, segments that were merged into the packet, 0 of a single one.

@@ -6,7 +6,6 @@ use aya_ebpf::helpers::generated::bpf_probe_read_kernel_str;
 use probe_common::abi::owner::{NAME_LEN, Name};
 
 use super::load;
-use crate::globals::global;
 
 /// A `struct cgroup *`.
 #[derive(Clone, Copy)]
@@ -19,24 +18,18 @@ impl Cgroup {
         NonNull::new(pointer.cast_mut()).map(Self)
     }
 
-    /// A pointer member.
-    #[inline(always)]
-    fn follow(base: NonNull<c_void>, offset: u32) -> Option<NonNull<c_void>> {
-        // SAFETY: a BTF-typed pointer; see `load`.
-        NonNull::new(unsafe { load(base, offset) })
-    }
-
     #[inline(always)]
     fn folder(self) -> Option<NonNull<c_void>> {
-        Self::follow(self.0, global!(LAYOUT.cgroup_kn))
+        // SAFETY: a BTF-typed pointer; see [`load!`].
+        NonNull::new(unsafe { load!(self.0, cgroup_kn) })
     }
 
     /// Its number: the inode of its folder.
     #[inline(always)]
     pub fn id(self) -> u64 {
         match self.folder() {
-            // SAFETY: a BTF-typed pointer; see `load`.
-            Some(folder) => unsafe { load(folder, global!(LAYOUT.kn_id)) },
+            // SAFETY: a BTF-typed pointer; see [`load!`].
+            Some(folder) => unsafe { load!(folder, kn_id) },
             None => 0,
         }
     }
@@ -45,26 +38,32 @@ impl Cgroup {
     /// their own.
     #[inline(always)]
     pub fn is_v2(self) -> bool {
-        match Self::follow(self.0, global!(LAYOUT.cgroup_root)) {
-            // SAFETY: a BTF-typed pointer; see `load`.
-            Some(root) => unsafe { load::<u32>(root, global!(LAYOUT.root_hierarchy)) == 0 },
-            None => false,
+        // SAFETY: BTF-typed pointers; see [`load!`].
+        unsafe {
+            let Some(root) = NonNull::new(load!(self.0, cgroup_root)) else {
+                return false;
+            };
+            let hierarchy: u32 = load!(root, root_hierarchy);
+            hierarchy == 0
         }
     }
 
     /// The group above.
     #[inline(always)]
     pub fn parent(self) -> Option<Self> {
-        let state = Self::follow(self.0, global!(LAYOUT.cgroup_parent))?;
-        Self::follow(state, global!(LAYOUT.css_cgroup)).map(Self)
+        // SAFETY: BTF-typed pointers; see [`load!`].
+        unsafe {
+            let state = NonNull::new(load!(self.0, cgroup_parent))?;
+            NonNull::new(load!(state, css_cgroup)).map(Self)
+        }
     }
 
     /// The name of its folder.
     #[inline(always)]
     pub fn name(self, name: &mut Name) -> bool {
         match self.folder() {
-            // SAFETY: a BTF-typed pointer; see `load`.
-            Some(folder) => text(unsafe { load(folder, global!(LAYOUT.kn_name)) }, name),
+            // SAFETY: a BTF-typed pointer; see [`load!`].
+            Some(folder) => text(unsafe { load!(folder, kn_name) }, name),
             None => false,
         }
     }

@@ -1,4 +1,4 @@
-//! Typed reads of kernel structures at the offsets of `LAYOUT`.
+//! Typed reads of kernel structures, see [`probe_common::layout`].
 //!
 //! The pointers are BTF-typed to the verifier: a load at a wrong offset is
 //! refused when the program is loaded, and a load through a freed object reads
@@ -18,16 +18,59 @@ use crate::{
     maps::WATCHED,
 };
 
-/// Loads a `T` at `offset` bytes into a kernel structure.
-///
-/// # Safety
-///
-/// `base` is a BTF-typed kernel pointer.
-#[inline(always)]
-pub unsafe fn load<T: Copy>(base: NonNull<c_void>, offset: u32) -> T {
-    // SAFETY: the verifier checks offset and size against the type.
-    unsafe { core::ptr::read_volatile(base.cast::<u8>().as_ptr().add(offset as usize).cast()) }
+/// What one instruction loads.
+pub trait Word: Copy {
+    /// Loads it from `BELOW` bytes below the address, a number of
+    /// [`Marker::below`](probe_common::layout::Marker::below).
+    ///
+    /// # Safety
+    ///
+    /// `base` is a BTF-typed kernel pointer.
+    unsafe fn load<const BELOW: i32>(base: NonNull<c_void>) -> Self;
 }
+
+macro_rules! words {
+    ($($type:ty: $size:literal in $register:ident $whole:ty $(, $T:ident)?;)*) => {$(
+        impl $(<$T>)? Word for $type {
+            #[inline(always)]
+            unsafe fn load<const BELOW: i32>(base: NonNull<c_void>) -> Self {
+                let word: $whole;
+                // SAFETY: the verifier checks offset and size against the type.
+                unsafe {
+                    asm!(
+                        concat!("{0} = *(", $size, " *)({1} - {2})"),
+                        out($register) word, in(reg) base.as_ptr(), const BELOW,
+                        options(readonly, nostack),
+                    );
+                }
+                word as Self
+            }
+        }
+    )*};
+}
+words! {
+    u8: "u8" in wreg u32;
+    u16: "u16" in wreg u32;
+    u32: "u32" in wreg u32;
+    i32: "u32" in wreg i32;
+    u64: "u64" in reg u64;
+    *const T: "u64" in reg u64, T;
+    *mut T: "u64" in reg u64, T;
+}
+
+/// `load!(pointer, member)`: a member of [`KernelLayout`](probe_common::layout) from the
+/// structure that a BTF-typed pointer points to; `member + 8` what lies 8 bytes further.
+macro_rules! load {
+    ($base:expr, $member:ident $(+ $add:literal)?) => {
+        $crate::kernel::Word::load::<{
+            probe_common::layout::Marker::below(
+                core::mem::offset_of!(probe_common::layout::KernelLayout, $member),
+                0 $(+ $add)?,
+            )
+        }>($base)
+    };
+}
+pub(crate) use load;
 
 /// Argument `n` of a BTF tracepoint.
 #[inline(always)]
@@ -52,8 +95,8 @@ pub fn number(pointer: *const c_void) -> u64 {
 #[inline(always)]
 pub fn netns_inum(net: *const c_void) -> u32 {
     match NonNull::new(net.cast_mut()) {
-        // SAFETY: a BTF-typed pointer; see `load`.
-        Some(net) => unsafe { load(net, global!(LAYOUT.net_inum)) },
+        // SAFETY: a BTF-typed pointer; see [`load!`].
+        Some(net) => unsafe { load!(net, net_inum) },
         None => 0,
     }
 }

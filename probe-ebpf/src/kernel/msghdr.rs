@@ -22,8 +22,8 @@ impl Message {
     /// Bytes that are left to send.
     #[inline(always)]
     pub fn count(self) -> u64 {
-        // SAFETY: a BTF-typed pointer; see `load`.
-        unsafe { load(self.0, global!(LAYOUT.msg_count)) }
+        // SAFETY: a BTF-typed pointer; see [`load!`].
+        unsafe { load!(self.0, msg_count) }
     }
 
     /// Reads the first bytes of a send of which nothing has been taken yet, where
@@ -41,18 +41,20 @@ impl Message {
         {
             return;
         }
-        // SAFETY: BTF-typed pointers; see `load`. The helper checks the address.
+        // SAFETY: BTF-typed pointers; see [`load!`]. The helper checks the address.
         unsafe {
-            if load::<u64>(self.0, global!(LAYOUT.msg_iov_offset)) != 0 {
+            let taken: u64 = load!(self.0, msg_iov_offset);
+            if taken != 0 {
                 return;
             }
-            let buffer: *mut c_void = load(self.0, global!(LAYOUT.msg_ubuf));
+            let kind: u8 = load!(self.0, msg_iter_type);
+            let buffer: *mut c_void = load!(self.0, msg_ubuf);
             let Some(buffer) = NonNull::new(buffer) else {
                 return;
             };
-            let from: *const c_void = match load::<u8>(self.0, global!(LAYOUT.msg_iter_type)) {
+            let from: *const c_void = match kind {
                 ITER_UBUF => buffer.as_ptr(),
-                ITER_IOVEC => load(buffer, global!(LAYOUT.iov_base)),
+                ITER_IOVEC => load!(buffer, iov_base),
                 _ => return,
             };
             bpf_probe_read_user(bytes.as_mut_ptr().cast(), N as u32, from);

@@ -59,15 +59,15 @@ impl Skb {
     /// Sequence number of the first byte of a segment in TCP.
     #[inline(always)]
     pub fn seq(self) -> u32 {
-        // SAFETY: a BTF-typed pointer; see `load`.
-        unsafe { load(self.0, global!(LAYOUT.skb_cb) + global!(LAYOUT.cb_seq)) }
+        // SAFETY: a BTF-typed pointer; see [`load!`].
+        unsafe { load!(self.0, cb_seq) }
     }
 
     /// Sequence number after the last byte of a segment in TCP, a FIN counted.
     #[inline(always)]
     pub fn end_seq(self) -> u32 {
-        // SAFETY: a BTF-typed pointer; see `load`.
-        unsafe { load(self.0, global!(LAYOUT.skb_cb) + global!(LAYOUT.cb_end_seq)) }
+        // SAFETY: a BTF-typed pointer; see [`load!`].
+        unsafe { load!(self.0, cb_end_seq) }
     }
 
     /// Bytes of payload of a segment in TCP.
@@ -77,38 +77,33 @@ impl Skb {
         if length == 0 {
             return 0;
         }
-        // SAFETY: a BTF-typed pointer; see `load`.
-        let flags: u8 = unsafe {
-            load(
-                self.0,
-                global!(LAYOUT.skb_cb) + global!(LAYOUT.cb_tcp_flags),
-            )
-        };
+        // SAFETY: a BTF-typed pointer; see [`load!`].
+        let flags: u8 = unsafe { load!(self.0, cb_tcp_flags) };
         length.wrapping_sub(u32::from(flags & FIN))
     }
 
     /// Bytes of a segment in TCP from its TCP header on.
     #[inline(always)]
     pub fn len(self) -> u32 {
-        // SAFETY: a BTF-typed pointer; see `load`.
-        unsafe { load(self.0, global!(LAYOUT.skb_len)) }
+        // SAFETY: a BTF-typed pointer; see [`load!`].
+        unsafe { load!(self.0, skb_len) }
     }
 
     /// The socket that owns it.
     #[inline(always)]
     pub fn sk(self) -> Option<Sock> {
-        // SAFETY: a BTF-typed pointer; see `load`.
-        Sock::new(unsafe { load(self.0, global!(LAYOUT.skb_sk)) })
+        // SAFETY: a BTF-typed pointer; see [`load!`].
+        Sock::new(unsafe { load!(self.0, skb_sk) })
     }
 
     /// Number of the network namespace of its device; 0 without a device.
     #[inline(always)]
     pub fn netns(self) -> u32 {
-        // SAFETY: BTF-typed pointers; see `load`.
+        // SAFETY: BTF-typed pointers; see [`load!`].
         unsafe {
-            let dev: *mut c_void = load(self.0, global!(LAYOUT.skb_dev));
+            let dev: *mut c_void = load!(self.0, skb_dev);
             match NonNull::new(dev) {
-                Some(dev) => super::netns_inum(load(dev, global!(LAYOUT.nd_net))),
+                Some(dev) => super::netns_inum(load!(dev, nd_net)),
                 None => 0,
             }
         }
@@ -116,18 +111,17 @@ impl Skb {
 
     #[inline(always)]
     fn ethertype(self) -> u16 {
-        // SAFETY: a BTF-typed pointer; see `load`.
-        u16::from_be(unsafe { load(self.0, global!(LAYOUT.skb_protocol)) })
+        // SAFETY: a BTF-typed pointer; see [`load!`].
+        u16::from_be(unsafe { load!(self.0, skb_protocol) })
     }
 
-    /// Reads from the header that begins at the 16-bit offset in `field`. The
-    /// buffer has no BTF type, so this takes the helper.
+    /// Reads from the header that begins `start` bytes into the buffer, which has no
+    /// BTF type, so this takes the helper.
     #[inline(always)]
-    fn header<T>(self, field: u32, offset: isize) -> Option<T> {
-        // SAFETY: BTF-typed pointers; see `load`. The helper checks the address.
+    fn header<T>(self, start: u16, offset: isize) -> Option<T> {
+        // SAFETY: BTF-typed pointers; see [`load!`]. The helper checks the address.
         unsafe {
-            let head: *const u8 = load(self.0, global!(LAYOUT.skb_head));
-            let start: u16 = load(self.0, field);
+            let head: *const u8 = load!(self.0, skb_head);
             // Never set: all ones, or nothing.
             if matches!(start, 0 | u16::MAX) {
                 return None;
@@ -141,20 +135,22 @@ impl Skb {
 
     #[inline(always)]
     fn network<T>(self, offset: isize) -> Option<T> {
-        self.header(global!(LAYOUT.skb_network_header), offset)
+        // SAFETY: a BTF-typed pointer; see [`load!`].
+        self.header(unsafe { load!(self.0, skb_network_header) }, offset)
+    }
+
+    #[inline(always)]
+    fn transport<T>(self, offset: isize) -> Option<T> {
+        // SAFETY: a BTF-typed pointer; see [`load!`].
+        self.header(unsafe { load!(self.0, skb_transport_header) }, offset)
     }
 
     /// Segments received with the ECN mark CE that it stands for in TCP: itself, or
     /// those that were merged into it.
     #[inline(always)]
     pub fn ce_segments(self) -> u32 {
-        // SAFETY: a BTF-typed pointer; see `load`.
-        let field: u8 = unsafe {
-            load(
-                self.0,
-                global!(LAYOUT.skb_cb) + global!(LAYOUT.cb_ip_dsfield),
-            )
-        };
+        // SAFETY: a BTF-typed pointer; see [`load!`].
+        let field: u8 = unsafe { load!(self.0, cb_ip_dsfield) };
         if field & ECN_CE != ECN_CE {
             return 0;
         }
@@ -164,10 +160,10 @@ impl Skb {
     /// Segments that were merged into it on receipt, 0 of a single one.
     #[inline(always)]
     fn merged_segments(self) -> u16 {
-        // SAFETY: BTF-typed pointers; see `load`. The helper checks the address.
+        // SAFETY: BTF-typed pointers; see [`load!`]. The helper checks the address.
         unsafe {
-            let head: *const u8 = load(self.0, global!(LAYOUT.skb_head));
-            let end: u32 = load(self.0, global!(LAYOUT.skb_end));
+            let head: *const u8 = load!(self.0, skb_head);
+            let end: u32 = load!(self.0, skb_end);
             let shared = head.wrapping_add(end as usize);
             let segments = shared.wrapping_add(global!(LAYOUT.shinfo_gso_segs) as usize);
             bpf_probe_read_kernel(segments.cast()).unwrap_or(0)
@@ -238,15 +234,15 @@ impl Skb {
     /// header.
     #[inline(always)]
     pub fn tcp_flags(self) -> u8 {
-        let flags: Option<u8> = self.header(global!(LAYOUT.skb_transport_header), 13);
+        let flags: Option<u8> = self.transport(13);
         flags.unwrap_or(0) & TCP_FLAGS
     }
 
     /// Source port and sequence number of the TCP header.
     #[inline(always)]
     pub fn port_and_seq(self) -> Option<(u16, u32)> {
-        let port: u16 = self.header(global!(LAYOUT.skb_transport_header), 0)?;
-        let seq: u32 = self.header(global!(LAYOUT.skb_transport_header), 4)?;
+        let port: u16 = self.transport(0)?;
+        let seq: u32 = self.transport(4)?;
         Some((u16::from_be(port), u32::from_be(seq)))
     }
 }

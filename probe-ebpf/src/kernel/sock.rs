@@ -36,11 +36,21 @@ macro_rules! getters {
             $(#[$doc])*
             #[inline(always)]
             pub fn $name(self) -> $type {
-                // SAFETY: a BTF-typed pointer; see `load`.
-                unsafe { load(self.$pointer(), global!(LAYOUT.$field)) }
+                // SAFETY: a BTF-typed pointer; see [`load!`].
+                unsafe { load!(self.$pointer(), $field) }
             }
         )*
     };
+}
+
+/// A bit field of a TCP socket; see [`probe_common::layout::Source::Bits`].
+macro_rules! bits {
+    ($tp:expr, $field:ident) => {{
+        let field = global!(LAYOUT.$field);
+        // SAFETY: a BTF-typed pointer; see [`load!`].
+        let byte: u8 = unsafe { load!($tp.tp, $field) };
+        (byte >> (field >> 16 & 7)) & ((1u16 << (field >> 24)) - 1) as u8
+    }};
 }
 
 /// A `struct sock *` or `struct sock_common *`.
@@ -86,8 +96,8 @@ impl Sock {
     /// nobody's.
     #[inline(always)]
     pub fn has_user(self) -> bool {
-        // SAFETY: a BTF-typed pointer; see `load`.
-        let socket: *const c_void = unsafe { load(self.0, global!(LAYOUT.sk_socket)) };
+        // SAFETY: a BTF-typed pointer; see [`load!`].
+        let socket: *const c_void = unsafe { load!(self.0, sk_socket) };
         !socket.is_null()
     }
 
@@ -96,50 +106,53 @@ impl Sock {
     /// does not tell, and of request and TIME_WAIT sockets.
     #[inline(always)]
     pub fn cgroup(self) -> u64 {
-        let offset = global!(LAYOUT.sk_cgroup);
-        if offset == ABSENT || matches!(self.state(), state::TIME_WAIT | state::NEW_SYN_RECV) {
+        if global!(LAYOUT.sk_cgroup) == ABSENT
+            || matches!(self.state(), state::TIME_WAIT | state::NEW_SYN_RECV)
+        {
             return 0;
         }
-        // SAFETY: a BTF-typed pointer; see `load`.
-        Cgroup::new(unsafe { load(self.0, offset) }).map_or(0, Cgroup::id)
+        // SAFETY: a BTF-typed pointer; see [`load!`].
+        Cgroup::new(unsafe { load!(self.0, sk_cgroup) }).map_or(0, Cgroup::id)
     }
 
     /// Remote port.
     #[inline(always)]
     pub fn remote_port(self) -> u16 {
-        // SAFETY: a BTF-typed pointer; see `load`.
-        u16::from_be(unsafe { load(self.0, global!(LAYOUT.skc_dport)) })
+        // SAFETY: a BTF-typed pointer; see [`load!`].
+        u16::from_be(unsafe { load!(self.0, skc_dport) })
     }
 
     /// Number of the network namespace.
     #[inline(always)]
     pub fn netns(self) -> u32 {
-        // SAFETY: a BTF-typed pointer; see `load`.
-        super::netns_inum(unsafe { load(self.0, global!(LAYOUT.skc_net)) })
+        // SAFETY: a BTF-typed pointer; see [`load!`].
+        super::netns_inum(unsafe { load!(self.0, skc_net) })
     }
 
     /// Remote address.
     #[inline(always)]
     pub fn remote(self) -> Address {
-        self.address(global!(LAYOUT.skc_daddr), global!(LAYOUT.skc_v6_daddr))
+        // SAFETY: a BTF-typed pointer; see [`load!`].
+        unsafe {
+            match self.family() {
+                AF_INET => mapped(load!(self.0, skc_daddr)),
+                AF_INET6 => [load!(self.0, skc_v6_daddr), load!(self.0, skc_v6_daddr + 8)],
+                _ => [0; 2],
+            }
+        }
     }
 
     /// Local address.
     #[inline(always)]
     pub fn local(self) -> Address {
-        self.address(
-            global!(LAYOUT.skc_rcv_saddr),
-            global!(LAYOUT.skc_v6_rcv_saddr),
-        )
-    }
-
-    #[inline(always)]
-    fn address(self, v4: u32, v6: u32) -> Address {
-        // SAFETY: a BTF-typed pointer; see `load`.
+        // SAFETY: a BTF-typed pointer; see [`load!`].
         unsafe {
             match self.family() {
-                AF_INET => mapped(load(self.0, v4)),
-                AF_INET6 => [load(self.0, v6), load(self.0, v6 + 8)],
+                AF_INET => mapped(load!(self.0, skc_rcv_saddr)),
+                AF_INET6 => [
+                    load!(self.0, skc_v6_rcv_saddr),
+                    load!(self.0, skc_v6_rcv_saddr + 8),
+                ],
                 _ => [0; 2],
             }
         }
@@ -177,8 +190,8 @@ impl Sock {
         // SAFETY: the helper takes any socket.
         let req = unsafe { bpf_skc_to_tcp_request_sock(self.0.as_ptr()) };
         if let Some(req) = NonNull::new(req.cast()) {
-            // SAFETY: what the helper returns is BTF-typed; see `load`.
-            return Some(unsafe { load(req, offset) });
+            // SAFETY: what the helper returns is BTF-typed; see [`load!`].
+            return Some(unsafe { load!(req, snt_synack) });
         }
         // The helper refuses the requests of an MPTCP listener, which begin
         // with a `struct tcp_request_sock` too.
@@ -301,8 +314,8 @@ impl TcpSock {
     #[inline(always)]
     pub fn local_port(self) -> u16 {
         match self.sock().local_port() {
-            // SAFETY: a BTF-typed pointer; see `load`.
-            0 => u16::from_be(unsafe { load(self.tp, global!(LAYOUT.inet_sport)) }),
+            // SAFETY: a BTF-typed pointer; see [`load!`].
+            0 => u16::from_be(unsafe { load!(self.tp, inet_sport) }),
             port => port,
         }
     }
@@ -310,23 +323,26 @@ impl TcpSock {
     /// Least RTT in microseconds; all ones without a sample.
     #[inline(always)]
     pub fn min_rtt_us(self) -> u32 {
-        // SAFETY: a BTF-typed pointer; see `load`.
-        unsafe { load(self.tp, global!(LAYOUT.rtt_min) + 4) }
+        // SAFETY: a BTF-typed pointer; see [`load!`].
+        unsafe { load!(self.tp, rtt_min + 4) }
     }
 
     /// Whether the timer that is pending has run out. `false` where this kernel
     /// does not tell.
     #[inline(always)]
     pub fn timer_is_due(self) -> bool {
-        let member = match global!(LAYOUT.icsk_timer_expires) {
-            ABSENT => global!(LAYOUT.sk_timer_expires),
-            member => member,
+        // SAFETY: a BTF-typed pointer; see [`load!`].
+        let expires: u64 = unsafe {
+            if global!(LAYOUT.icsk_timer_expires) != ABSENT {
+                load!(self.tp, icsk_timer_expires)
+            } else if global!(LAYOUT.sk_timer_expires) != ABSENT {
+                load!(self.tp, sk_timer_expires)
+            } else {
+                return false;
+            }
         };
-        if member == ABSENT {
-            return false;
-        }
-        // SAFETY: a BTF-typed pointer, see `load`; the helper takes no arguments.
-        let (expires, now): (u64, u64) = unsafe { (load(self.tp, member), bpf_jiffies64()) };
+        // SAFETY: the helper takes no arguments.
+        let now = unsafe { bpf_jiffies64() };
         expires.wrapping_sub(now).cast_signed() <= 0
     }
 
@@ -342,7 +358,7 @@ impl TcpSock {
     /// Whether the listener shares its port with others.
     #[inline(always)]
     pub fn shares_port(self) -> bool {
-        self.bits(global!(LAYOUT.skc_reuseport)) != 0
+        bits!(self, skc_reuseport) != 0
     }
 
     /// The error that the program was told of though it did not end the connection:
@@ -354,15 +370,12 @@ impl TcpSock {
         if self.errors_queued() == 0 {
             return self.soft_err();
         }
-        // SAFETY: BTF-typed pointers; see `load`. A queue that is not empty has a last
+        // SAFETY: BTF-typed pointers; see [`load!`]. A queue that is not empty has a last
         // packet.
         unsafe {
-            let last: *mut c_void = load(self.sk.0, global!(LAYOUT.error_queue_last));
+            let last: *mut c_void = load!(self.sk.0, error_queue_last);
             match NonNull::new(last) {
-                Some(skb) => {
-                    let errno = global!(LAYOUT.skb_cb) + global!(LAYOUT.queued_errno);
-                    load(skb, errno)
-                }
+                Some(skb) => load!(skb, queued_errno),
                 None => 0,
             }
         }
@@ -378,16 +391,16 @@ impl TcpSock {
     /// sends nothing meanwhile (`TCP_REPAIR`).
     #[inline(always)]
     pub fn is_repaired(self) -> bool {
-        self.bits(global!(LAYOUT.repair)) != 0
+        bits!(self, repair) != 0
     }
 
     /// When the SYN-ACK was sent, in nanoseconds of CLOCK_MONOTONIC, of a connection
     /// that began with data in its SYN (TCP Fast Open) and has not ended its handshake.
     #[inline(always)]
     pub fn early_synack_ns(self) -> Option<u64> {
-        // SAFETY: a BTF-typed pointer, see `load`; the helper checks the address.
+        // SAFETY: a BTF-typed pointer, see [`load!`]; the helper checks the address.
         unsafe {
-            let req: *mut u8 = load(self.tp, global!(LAYOUT.fastopen_rsk));
+            let req: *mut u8 = load!(self.tp, fastopen_rsk);
             let req = NonNull::new(req)?;
             let sent = req.as_ptr().add(global!(LAYOUT.snt_synack) as usize);
             let sent_us: u64 = bpf_probe_read_kernel(sent.cast()).ok()?;
@@ -398,27 +411,19 @@ impl TcpSock {
     /// Whether the SYN was sent with data.
     #[inline(always)]
     pub fn sent_syn_data(self) -> bool {
-        self.bits(global!(LAYOUT.syn_data)) != 0
+        bits!(self, syn_data) != 0
     }
 
     /// Whether data that came with the SYN was taken.
     #[inline(always)]
     pub fn took_syn_data(self) -> bool {
-        self.bits(global!(LAYOUT.syn_data_acked)) != 0
+        bits!(self, syn_data_acked) != 0
     }
 
     /// `enum tcp_ca_state`.
     #[inline(always)]
     pub fn ca_state(self) -> u8 {
-        self.bits(global!(LAYOUT.icsk_ca_state))
-    }
-
-    /// A bit field; see `layout::Source::Bits`.
-    #[inline(always)]
-    fn bits(self, field: u32) -> u8 {
-        // SAFETY: a BTF-typed pointer; see `load`.
-        let byte: u8 = unsafe { load(self.tp, field & 0xffff) };
-        (byte >> (field >> 16 & 7)) & ((1u16 << (field >> 24)) - 1) as u8
+        bits!(self, icsk_ca_state)
     }
 
     /// Payload bytes transmitted at least once, plus the SYN of an active
@@ -454,8 +459,8 @@ impl TcpSock {
     /// Whether the peer's FIN has come.
     #[inline(always)]
     fn has_fin(self) -> bool {
-        // SAFETY: a BTF-typed pointer; see `load`.
-        let flags: u64 = unsafe { load(self.sk.0, global!(LAYOUT.skc_flags)) };
+        // SAFETY: a BTF-typed pointer; see [`load!`].
+        let flags: u64 = unsafe { load!(self.sk.0, skc_flags) };
         flags & SOCK_DONE != 0
     }
 

@@ -55,13 +55,13 @@ pub fn accept_exit(ctx: *const c_void) {
 #[inline(always)]
 fn is_accept(regs: NonNull<c_void>) -> bool {
     // SAFETY: the first argument of the tracepoint `sys_exit`, a `struct pt_regs *`
-    // to the verifier; see `load`.
-    let call: u64 = unsafe { load(regs, global!(LAYOUT.orig_ax)) };
+    // to the verifier; see [`load!`].
+    let call: u64 = unsafe { load!(regs, orig_ax) };
     // Numbers of one kind mean something else as the other.
     match call as u32 {
         SOCKETCALL_32 if is_compat() => {
             // SAFETY: as above.
-            let call: u64 = unsafe { load(regs, global!(LAYOUT.regs_bx)) };
+            let call: u64 = unsafe { load!(regs, regs_bx) };
             matches!(call as u32, CALL_ACCEPT | CALL_ACCEPT4)
         }
         ACCEPT4_32 => is_compat(),
@@ -76,10 +76,13 @@ fn is_compat() -> bool {
         return false;
     }
     // SAFETY: the helper takes no arguments, and returns a `struct task_struct *` to the
-    // verifier; see `load`.
+    // verifier; see [`load!`].
     unsafe {
         let task = NonNull::new(bpf_get_current_task_btf().cast::<c_void>());
-        task.is_some_and(|task| load::<u32>(task, global!(LAYOUT.task_status)) & COMPAT != 0)
+        task.is_some_and(|task| {
+            let status: u32 = load!(task, task_status);
+            status & COMPAT != 0
+        })
     }
 }
 
@@ -90,14 +93,14 @@ fn socket_of(fd: u64) -> Option<u64> {
     // checks the address.
     unsafe {
         let task = NonNull::new(bpf_get_current_task_btf().cast::<c_void>())?;
-        let files = NonNull::new(load(task, global!(LAYOUT.task_files)))?;
-        let table = NonNull::new(load(files, global!(LAYOUT.files_fdt)))?;
+        let files = NonNull::new(load!(task, task_files))?;
+        let table = NonNull::new(load!(files, files_fdt))?;
         // What is behind the end of the table is no file.
-        let files: u32 = load(table, global!(LAYOUT.fdtable_max_fds));
+        let files: u32 = load!(table, fdtable_max_fds);
         if fd >= u64::from(files) {
             return None;
         }
-        let array: *const u64 = load(table, global!(LAYOUT.fdtable_fd));
+        let array: *const u64 = load!(table, fdtable_fd);
         let file = bpf_probe_read_kernel(array.wrapping_add(fd as usize)).ok()?;
         let private = file + u64::from(global!(LAYOUT.file_private_data));
         let socket = bpf_probe_read_kernel(private as *const u64).ok()?;

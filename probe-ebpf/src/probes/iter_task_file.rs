@@ -43,9 +43,8 @@ pub fn iter_task_file(ctx: *const Context) {
     let Some(socket) = NonNull::new(socket.cast::<c_void>()) else {
         return;
     };
-    let offset = global!(LAYOUT.socket_sk);
-    // SAFETY: what the helper returns is BTF-typed; see `load`.
-    let Some(sk) = Sock::new(unsafe { load::<*mut c_void>(socket, offset) }) else {
+    // SAFETY: what the helper returns is BTF-typed; see [`load!`].
+    let Some(sk) = Sock::new(unsafe { load!(socket, socket_sk) }) else {
         return;
     };
     let id = match sk.protocol() {
@@ -55,8 +54,8 @@ pub fn iter_task_file(ctx: *const Context) {
     };
     let record = SocketPid {
         id,
-        // SAFETY: a BTF-typed pointer; see `load`.
-        pid: unsafe { load(task, global!(LAYOUT.task_tgid)) },
+        // SAFETY: a BTF-typed pointer; see [`load!`].
+        pid: unsafe { load!(task, task_tgid) },
         _pad: 0,
     };
     super::write(seq, &record);

@@ -1,6 +1,4 @@
-//! Puts the kernel's own functions into the programs that call them.
-
-use std::borrow::Cow;
+//! The kernel's own functions that the programs call.
 
 use probe_common::kfunc::{DYNPTR_FROM_SKB, Instead, KFUNCS, Kfunc};
 
@@ -50,25 +48,16 @@ impl Kfuncs {
         all.find_map(|(kfunc, number)| number.filter(|_| kfunc == wanted))
     }
 
-    /// The object with each call that stands for a kernel function replaced: by
-    /// a call of that function, else by what stands in for it.
-    pub fn link(self, object: &[u8]) -> Cow<'_, [u8]> {
-        let calls = KFUNCS.map(|kfunc| {
-            let to = match (self.with(kfunc), kfunc.instead) {
-                (Some(number), _) => instruction(CALL, PSEUDO_KFUNC_CALL, number.cast_signed()),
-                (None, Instead::Zero) => instruction(MOVE, 0, 0),
-                (None, Instead::Helper(number)) => instruction(CALL, 0, number),
-            };
-            (instruction(CALL, 0, kfunc.marker), to)
-        });
-        let mut linked = Cow::Borrowed(object);
-        // Code is aligned in the file.
-        for at in (0..object.len().saturating_sub(7)).step_by(8) {
-            if let Some((_, to)) = calls.iter().find(|(from, _)| object[at..at + 8] == *from) {
-                linked.to_mut()[at..at + 8].copy_from_slice(to);
-            }
-        }
-        linked
+    /// What takes the place of an instruction that stands for a call of a kernel function:
+    /// a call of that function, else what stands in for it. `None` for any other one.
+    pub fn call(self, code: &[u8]) -> Option<[u8; 8]> {
+        let is_meant = |kfunc: &Kfunc| code == instruction(CALL, 0, kfunc.marker);
+        let kfunc = KFUNCS.into_iter().find(is_meant)?;
+        Some(match (self.with(kfunc), kfunc.instead) {
+            (Some(number), _) => instruction(CALL, PSEUDO_KFUNC_CALL, number.cast_signed()),
+            (None, Instead::Zero) => instruction(MOVE, 0, 0),
+            (None, Instead::Helper(number)) => instruction(CALL, 0, number),
+        })
     }
 }
 
@@ -84,31 +73,20 @@ mod tests {
 
     #[test]
     fn a_call_becomes_the_function_or_what_stands_in_for_it() {
-        let helper = instruction(CALL, 0, 14);
-        let [payload, cast] = KFUNCS.map(|kfunc| instruction(CALL, 0, kfunc.marker));
-        let object = [helper, payload, cast, helper].concat();
         let all = Kfuncs {
             numbers: [Some(0x0102_0304), Some(5)],
         };
-        for (kfuncs, payload, cast) in [
-            (
-                all,
-                [0x85, 0x20, 0, 0, 4, 3, 2, 1],
-                [0x85, 0x20, 0, 0, 5, 0, 0, 0],
-            ),
-            (
-                all.without(DYNPTR_FROM_SKB),
-                [0xb7, 0, 0, 0, 0, 0, 0, 0],
-                [0x85, 0x20, 0, 0, 5, 0, 0, 0],
-            ),
-            (
-                Kfuncs::default(),
-                [0xb7, 0, 0, 0, 0, 0, 0, 0],
-                [0x85, 0, 0, 0, 137, 0, 0, 0],
-            ),
+        let (zero, helper) = ([0xb7, 0, 0, 0, 0, 0, 0, 0], [0x85, 0, 0, 0, 137, 0, 0, 0]);
+        let payload = [0x85, 0x20, 0, 0, 4, 3, 2, 1];
+        let cast = [0x85, 0x20, 0, 0, 5, 0, 0, 0];
+        for (kfuncs, expected) in [
+            (all, [payload, cast]),
+            (all.without(DYNPTR_FROM_SKB), [zero, cast]),
+            (Kfuncs::default(), [zero, helper]),
         ] {
-            let expected = [helper, payload, cast, helper].concat();
-            assert_eq!(*kfuncs.link(&object), expected, "{kfuncs:?}");
+            let calls = KFUNCS.map(|kfunc| kfuncs.call(&instruction(CALL, 0, kfunc.marker)));
+            assert_eq!(calls, expected.map(Some), "{kfuncs:?}");
+            assert_eq!(kfuncs.call(&instruction(CALL, 0, 14)), None, "a helper");
         }
     }
 
@@ -123,11 +101,5 @@ mod tests {
         let last = rest.first().expect("one is left");
         assert_eq!(rest.without(last), Kfuncs::default());
         assert_eq!(Kfuncs::default().first(), None);
-    }
-
-    #[test]
-    fn bytes_that_are_no_code_stay() {
-        let object = [1, 2, 3, 0x85, 0, 0, 0, 1, 9];
-        assert_eq!(*Kfuncs::default().link(&object), object);
     }
 }

@@ -58,25 +58,33 @@ fn resolve_entry(btf: &Btf, entry: &Entry) -> Result<u32, LayoutError> {
             });
             (path, value)
         }
-        Source::Field(path) => {
-            let field = btf.field(path).filter(|field| field.bits.is_none());
-            if let Some(field) = field
-                && entry.size != 0
-                && field.size != entry.size
-            {
-                return Err(LayoutError::Size {
-                    name: path,
-                    found: field.size,
-                    expected: entry.size,
-                });
-            }
-            (path, field.map(|field| field.bit_offset / 8))
+        Source::Field(path) => (path, byte_offset(btf, path, entry.size)?),
+        Source::ControlBlock(path) => {
+            let start = byte_offset(btf, "sk_buff.cb", 0)?;
+            let offset = byte_offset(btf, path, entry.size)?;
+            (
+                path,
+                start.zip(offset).map(|(start, offset)| start + offset),
+            )
         }
     };
     match found {
         Some(value) => Ok(value),
         None if entry.required => Err(LayoutError::Missing(name)),
         None => Ok(ABSENT),
+    }
+}
+
+/// Where a member lies that is no bit field; `size` is what it must have, or 0.
+fn byte_offset(btf: &Btf, path: &'static str, size: u32) -> Result<Option<u32>, LayoutError> {
+    let field = btf.field(path).filter(|field| field.bits.is_none());
+    match field {
+        Some(field) if size != 0 && field.size != size => Err(LayoutError::Size {
+            name: path,
+            found: field.size,
+            expected: size,
+        }),
+        field => Ok(field.map(|field| field.bit_offset / 8)),
     }
 }
 

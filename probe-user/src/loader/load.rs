@@ -22,11 +22,15 @@ use probe_common::{
     layout::KernelLayout,
 };
 
-use super::log::{self, KernelLog};
+use super::{
+    link::link,
+    log::{self, KernelLog},
+};
 use crate::{kernel::kfuncs::Kfuncs, model};
 
 /// The kernel programs, compiled for BPF by the build script.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/edgeprobe.o"));
+pub(super) static OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/edgeprobe.o"));
 
 /// What the programs are told.
 #[derive(Clone, Debug)]
@@ -191,7 +195,7 @@ pub(super) fn open(btf: &Btf, globals: &Globals, flows: Option<u32>) -> anyhow::
             entries(is_host && config.preempts != 0, MARK_SLOTS),
         )
         .map_max_entries("DEVICE", possible_cpus()? * Protocol::NAMES.len() as u32)
-        .load(&globals.kfuncs.link(OBJECT))
+        .load(&link(OBJECT, &globals.layout, globals.kfuncs)?)
         .map_err(|error| {
             explain(anyhow::Error::new(error).context("cannot load the kernel programs"))
         })

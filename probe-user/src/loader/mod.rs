@@ -3,6 +3,7 @@
 mod attach;
 mod device;
 mod iterate;
+mod link;
 mod load;
 mod log;
 pub mod maps;
