@@ -44,5 +44,43 @@ pub const RDONLY_CAST: Kfunc = Kfunc {
     instead: Instead::Helper(137),
 };
 
+/// `void bpf_preempt_disable(void)`: the process stays on its CPU (6.10 and later).
+pub const PREEMPT_DISABLE: Kfunc = Kfunc {
+    marker: 0x6570_0003,
+    name: "bpf_preempt_disable",
+    instead: Instead::Zero,
+};
+
+/// `void bpf_preempt_enable(void)`: ends that.
+pub const PREEMPT_ENABLE: Kfunc = Kfunc {
+    marker: 0x6570_0004,
+    name: "bpf_preempt_enable",
+    instead: Instead::Zero,
+};
+
+/// `void bpf_local_irq_save(unsigned long *flags)`: no interrupt comes (6.14 and later).
+pub const IRQ_SAVE: Kfunc = Kfunc {
+    marker: 0x6570_0005,
+    name: "bpf_local_irq_save",
+    instead: Instead::Zero,
+};
+
+/// `void bpf_local_irq_restore(unsigned long *flags)`: ends that.
+pub const IRQ_RESTORE: Kfunc = Kfunc {
+    marker: 0x6570_0006,
+    name: "bpf_local_irq_restore",
+    instead: Instead::Zero,
+};
+
+/// Those that keep a program from being preempted: all of them are called, or none.
+pub const UNINTERRUPTED: [Kfunc; 4] = [PREEMPT_DISABLE, PREEMPT_ENABLE, IRQ_SAVE, IRQ_RESTORE];
+
 /// All of them.
-pub const KFUNCS: [Kfunc; 2] = [DYNPTR_FROM_SKB, RDONLY_CAST];
+pub const KFUNCS: [Kfunc; 6] = [
+    DYNPTR_FROM_SKB,
+    RDONLY_CAST,
+    PREEMPT_DISABLE,
+    PREEMPT_ENABLE,
+    IRQ_SAVE,
+    IRQ_RESTORE,
+];

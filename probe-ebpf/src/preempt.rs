@@ -21,7 +21,7 @@ use probe_common::hooks::{Loss, MARK_SLOTS};
 
 use crate::{
     globals::global,
-    kernel::{arg, skb::Skb, sock::Sock},
+    kernel::{arg, kfunc, skb::Skb, sock::Sock},
     lost,
     maps::MARKS,
 };
@@ -74,6 +74,7 @@ pub fn begin(
     if global!(CONFIG.preempts) > 1 {
         tail_call(ctx, this);
     }
+    kfunc::forbid_preemption();
     let Some((mark, slot)) = event().and_then(|event| mark(program, event)) else {
         return NOTHING;
     };
@@ -88,11 +89,15 @@ pub fn begin(
 /// The program is done with the event: only now, as it may have stood still.
 #[inline(always)]
 pub fn end((mark, slot): Taken) {
+    if global!(CONFIG.preempts) == 0 {
+        return;
+    }
     if !slot.is_null() {
         // SAFETY: an element of `MARKS`, of which every reader and writer takes the
         // whole word.
         unsafe { slot.write_volatile(mark) };
     }
+    kfunc::allow_preemption();
 }
 
 /// Replica number `replica` of a program takes an event, if no other has. `this`

@@ -64,3 +64,46 @@ impl Bytes {
         unsafe { bpf_dynptr_read(to.as_mut_ptr().cast(), N as u32, bytes.cast(), offset, 0) == 0 }
     }
 }
+
+/// From here on the process stays on its CPU, up to [`allow_preemption`].
+#[inline(always)]
+pub fn forbid_preemption() {
+    // SAFETY: a call without arguments.
+    unsafe {
+        asm!(
+            "call {}", const kfunc::PREEMPT_DISABLE.marker,
+            lateout("r0") _, lateout("r1") _, lateout("r2") _, lateout("r3") _,
+            lateout("r4") _, lateout("r5") _,
+        );
+    }
+}
+
+/// Ends what [`forbid_preemption`] began, without a switch to another process here: one
+/// that is due comes after the program has ended and may run again. With interrupts
+/// off preemption is allowed without a look at what waits
+/// (`include/linux/preempt.h:preempt_enable`), and where interrupts are allowed again
+/// none is taken either.
+#[inline(always)]
+pub fn allow_preemption() {
+    let mut flags = MaybeUninit::<u64>::uninit();
+    let flags = flags.as_mut_ptr();
+    // SAFETY: calls as the kernel's calling convention has them; the verifier checks
+    // that the flags lie on the stack and that the calls come in pairs.
+    unsafe {
+        asm!(
+            "call {}", const kfunc::IRQ_SAVE.marker,
+            inout("r1") flags => _, lateout("r0") _, lateout("r2") _, lateout("r3") _,
+            lateout("r4") _, lateout("r5") _,
+        );
+        asm!(
+            "call {}", const kfunc::PREEMPT_ENABLE.marker,
+            lateout("r0") _, lateout("r1") _, lateout("r2") _, lateout("r3") _,
+            lateout("r4") _, lateout("r5") _,
+        );
+        asm!(
+            "call {}", const kfunc::IRQ_RESTORE.marker,
+            inout("r1") flags => _, lateout("r0") _, lateout("r2") _, lateout("r3") _,
+            lateout("r4") _, lateout("r5") _,
+        );
+    }
+}

@@ -1,6 +1,6 @@
 //! The kernel's own functions that the programs call.
 
-use probe_common::kfunc::{DYNPTR_FROM_SKB, Instead, KFUNCS, Kfunc};
+use probe_common::kfunc::{DYNPTR_FROM_SKB, Instead, KFUNCS, Kfunc, UNINTERRUPTED};
 
 use super::btf::Btf;
 
@@ -21,8 +21,12 @@ pub struct Kfuncs {
 impl Kfuncs {
     /// Those that this kernel has.
     pub fn resolve(btf: &Btf) -> Self {
-        Self {
+        let all = Self {
             numbers: KFUNCS.map(|kfunc| btf.func(kfunc.name)),
+        };
+        match UNINTERRUPTED.iter().find(|one| all.with(**one).is_none()) {
+            Some(missing) => all.without(*missing),
+            None => all,
         }
     }
 
@@ -36,10 +40,13 @@ impl Kfuncs {
         KFUNCS.into_iter().find(|kfunc| self.with(*kfunc).is_some())
     }
 
-    /// The others.
+    /// The others, without those that are called together with it.
     pub fn without(self, left_out: Kfunc) -> Self {
+        let goes = |kfunc: Kfunc| {
+            kfunc == left_out || UNINTERRUPTED.contains(&kfunc) && UNINTERRUPTED.contains(&left_out)
+        };
         Self {
-            numbers: KFUNCS.map(|kfunc| self.with(kfunc).filter(|_| kfunc != left_out)),
+            numbers: KFUNCS.map(|kfunc| self.with(kfunc).filter(|_| !goes(kfunc))),
         }
     }
 
@@ -69,12 +76,14 @@ fn instruction(code: u8, source: u8, immediate: i32) -> [u8; 8] {
 
 #[cfg(test)]
 mod tests {
+    use probe_common::kfunc::{IRQ_SAVE, RDONLY_CAST};
+
     use super::*;
 
     #[test]
     fn a_call_becomes_the_function_or_what_stands_in_for_it() {
         let all = Kfuncs {
-            numbers: [Some(0x0102_0304), Some(5)],
+            numbers: [Some(0x0102_0304), Some(5), None, None, None, None],
         };
         let (zero, helper) = ([0xb7, 0, 0, 0, 0, 0, 0, 0], [0x85, 0, 0, 0, 137, 0, 0, 0]);
         let payload = [0x85, 0x20, 0, 0, 4, 3, 2, 1];
@@ -85,7 +94,9 @@ mod tests {
             (Kfuncs::default(), [zero, helper]),
         ] {
             let calls = KFUNCS.map(|kfunc| kfuncs.call(&instruction(CALL, 0, kfunc.marker)));
-            assert_eq!(calls, expected.map(Some), "{kfuncs:?}");
+            let [payload, cast, others @ ..] = calls;
+            assert_eq!([payload, cast], expected.map(Some), "{kfuncs:?}");
+            assert!(others.iter().all(|call| *call == Some(zero)), "{others:?}");
             assert_eq!(kfuncs.call(&instruction(CALL, 0, 14)), None, "a helper");
         }
     }
@@ -93,13 +104,14 @@ mod tests {
     #[test]
     fn functions_are_left_out_one_by_one() {
         let all = Kfuncs {
-            numbers: [Some(1), Some(2)],
+            numbers: [Some(1), Some(2), Some(3), Some(4), Some(5), Some(6)],
         };
-        let first = all.first().expect("both are there");
+        let first = all.first().expect("all are there");
         let rest = all.without(first);
         assert_eq!((all.reads_payload(), rest.reads_payload()), (true, false));
-        let last = rest.first().expect("one is left");
-        assert_eq!(rest.without(last), Kfuncs::default());
+        let [second, third] = [RDONLY_CAST, IRQ_SAVE];
+        assert_eq!(rest.first(), Some(second));
+        assert_eq!(rest.without(second).without(third), Kfuncs::default());
         assert_eq!(Kfuncs::default().first(), None);
     }
 }
