@@ -1,11 +1,15 @@
-//! Several programs for one event, for kernels that preempt programs.
+//! Kernels that preempt programs: how little of it happens, and several programs for
+//! one event.
 //!
 //! The kernel does not run a program on a CPU where it is running already. From
 //! 7.0 on it preempts programs, so one may stand still on its CPU for as long as
-//! other processes run there, and all of its events are skipped meanwhile. There
-//! each program that can be preempted has replicas on the same tracepoint, which
-//! the kernel runs one after the other. The first that is free leaves a mark and
-//! takes the event, and the rest see the mark and leave it alone.
+//! other processes run there, and all of its events are skipped meanwhile. So a program
+//! forbids it up to its end, see [`kfunc::allow_preemption`].
+//!
+//! It can still be stopped before its first and after its last instruction. There each
+//! program has replicas on the same tracepoint, which the kernel runs one after the
+//! other. The first that is free leaves a mark and takes the event, and the rest see the
+//! mark and leave it alone.
 //!
 //! A replica takes an event by a tail call of the program: what the kernel then
 //! holds back on this CPU is the replica.
