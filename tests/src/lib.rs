@@ -6,6 +6,7 @@
 //! test that asked for it.
 
 pub mod actor;
+pub mod crowd;
 pub mod daemon;
 pub mod delay;
 pub mod flatten;

@@ -26,7 +26,8 @@ pub enum Suite {
     /// On other kernels, in virtual machines
     Vm(vm::Options),
     /// What is run for closing notes and not for each change: ten minutes of churn,
-    /// then on each other kernel every test that counts; some 25 minutes, needs root
+    /// six of abuse of the servers, then on each other kernel every test that counts;
+    /// some 30 minutes, needs root
     Long,
 }
 
