@@ -277,6 +277,20 @@ pub enum Buckets {
     Lifetime,
 }
 
+impl Buckets {
+    /// In how many nanoseconds the kernel's programs sum up the observations.
+    ///
+    /// Latencies are summed up exactly. Ages of connections are rounded to the nearest
+    /// microsecond: when a hundred thousand connections that are days old end at once, a
+    /// sum of nanoseconds would wrap (after 584 years) between two looks.
+    pub const fn sum_unit_ns(self) -> u64 {
+        match self {
+            Self::Latency => 1,
+            Self::Lifetime => 1000,
+        }
+    }
+}
+
 /// What is known of a histogram.
 #[derive(Clone, Copy, Debug)]
 pub struct HistogramInfo {
@@ -348,6 +362,16 @@ macro_rules! define {
         #[repr(u32)]
         pub enum HistogramId {
             $($(#[doc = $h_help])+ $h_id,)*
+        }
+
+        impl HistogramId {
+            /// What the sum of this histogram is kept in, see [`Buckets::sum_unit_ns`].
+            #[inline(always)]
+            pub const fn sum_unit_ns(self) -> u64 {
+                match self {
+                    $(Self::$h_id => define!(@buckets $buckets).sum_unit_ns(),)*
+                }
+            }
         }
 
         /// What is known of the histograms of a row, in their order there.

@@ -71,7 +71,7 @@ fn put_histogram(flat: &mut BTreeMap<String, u64>, of: &str, histogram: &Histogr
     for (slot, count) in &histogram.slots {
         flat.insert(format!("{of} slot {slot}"), *count);
     }
-    flat.insert(format!("{of} sum_us"), (histogram.sum_seconds * 1e6) as u64);
+    flat.insert(format!("{of} sum_ns"), (histogram.sum_seconds * 1e9) as u64);
 }
 
 /// What shrank or vanished between two snapshots, as text; empty if nothing.

@@ -47,8 +47,9 @@ pub struct SeriesKey {
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Histogram {
-    /// Sum of the observations in microseconds.
-    pub sum_us: u64,
+    /// Sum of the observations, in units of [`crate::metrics::Buckets::sum_unit_ns`].
+    /// Wraps: on a busy host a sum of nanoseconds does so after days.
+    pub sum: u64,
     /// Observations for each slot of [`hist::slot`].
     pub slots: [u64; hist::SLOTS],
 }
@@ -115,7 +116,7 @@ pub struct DropKey {
 
 pod! {
     SeriesKey { owner, netns, port, peer, side, group, _pad }
-    Histogram { sum_us, slots }
+    Histogram { sum, slots }
     Row { counters, histograms }
     ResetKey { row, direction, reason }
     DropKey { reason, protocol }

@@ -83,6 +83,10 @@ impl RowRef {
         if slot >= hist::SLOTS as u32 {
             return;
         }
+        let sum = match histogram.sum_unit_ns() {
+            1 => ns,
+            unit => ns.saturating_add(unit / 2) / unit,
+        };
         // SAFETY: members of a value of `ROWS`; the slot is in bounds.
         unsafe {
             let histogram: *mut Histogram = &raw mut (*self.0).histograms[histogram as usize];
@@ -92,7 +96,7 @@ impl RowRef {
                     .add(slot as usize),
                 1,
             );
-            atomic::add(&raw mut (*histogram).sum_us, ns / 1000);
+            atomic::add(&raw mut (*histogram).sum, sum);
         }
     }
 }

@@ -27,6 +27,7 @@ pub struct Rows {
     capacity: u32,
     shards: u32,
     keys: Vec<Option<SeriesKey>>,
+    sums: Vec<[LongSum; HISTOGRAMS.len()]>,
 }
 
 impl Rows {
@@ -38,6 +39,7 @@ impl Rows {
             capacity,
             shards,
             keys: vec![None],
+            sums: Vec::new(),
         })
     }
 
@@ -93,8 +95,10 @@ impl Rows {
     }
 
     /// The series: rows with equal labels added up.
-    pub fn series(&self, attribution: &Attribution) -> Vec<TcpSeries> {
+    pub fn series(&mut self, attribution: &Attribution) -> Vec<TcpSeries> {
         let mut sums: BTreeMap<TcpLabels, Sum> = BTreeMap::new();
+        self.sums
+            .resize(self.keys.len(), [LongSum::default(); HISTOGRAMS.len()]);
         for row in 0..self.keys.len() {
             let Some(labels) = self.labels(row as u32, attribution) else {
                 continue;
@@ -103,12 +107,14 @@ impl Rows {
                 let first = row * self.shards as usize;
                 (first..first + self.shards as usize).map(|shard| self.mapped.element(shard))
             };
+            let mut here = Sum::default();
+            shards().for_each(|shard| here.add(shard));
             // The overflow row shows once there is something in it.
-            if row == OVERFLOW_ROW as usize && shards().all(|shard| Sum::of(shard).is_empty()) {
+            if row == OVERFLOW_ROW as usize && here.is_empty() {
                 continue;
             }
-            let sum = sums.entry(labels).or_default();
-            shards().for_each(|shard| sum.add(shard));
+            let all = sums.entry(labels).or_default();
+            all.add_row(&here, &mut self.sums[row]);
         }
         sums.into_iter()
             .map(|(labels, sum)| sum.into_series(labels))
@@ -116,11 +122,28 @@ impl Rows {
     }
 }
 
-/// Rows added up.
+/// A sum that goes on where the one in the kernel wraps. Between two looks at a row the
+/// latter grows by less than 2^64: 584 years of latency.
+#[derive(Clone, Copy, Debug, Default)]
+struct LongSum {
+    total: u128,
+}
+
+impl LongSum {
+    /// What was added up to now, given the lower 64 bits of it.
+    fn follow(&mut self, now: u64) -> u128 {
+        let more = now.wrapping_sub(self.total as u64);
+        self.total += u128::from(more);
+        self.total
+    }
+}
+
+/// Shards of a row, or rows, added up.
 struct Sum {
     counters: [u64; COUNTER_WORDS],
     slots: [[u64; hist::SLOTS]; HISTOGRAMS.len()],
-    sums_us: [u64; HISTOGRAMS.len()],
+    /// Of shards the lower 64 bits only.
+    sums: [u128; HISTOGRAMS.len()],
 }
 
 impl Default for Sum {
@@ -128,18 +151,12 @@ impl Default for Sum {
         Self {
             counters: [0; COUNTER_WORDS],
             slots: [[0; hist::SLOTS]; HISTOGRAMS.len()],
-            sums_us: [0; HISTOGRAMS.len()],
+            sums: [0; HISTOGRAMS.len()],
         }
     }
 }
 
 impl Sum {
-    fn of(row: *const Row) -> Self {
-        let mut sum = Self::default();
-        sum.add(row);
-        sum
-    }
-
     fn is_empty(&self) -> bool {
         self.counters
             .iter()
@@ -159,12 +176,26 @@ impl Sum {
             // A gauge is a difference and wraps.
             *sum = sum.wrapping_add(read(counters.cast::<u64>().wrapping_add(n)));
         }
-        for (n, (sum_us, slots)) in self.sums_us.iter_mut().zip(&mut self.slots).enumerate() {
+        for (n, (sum, slots)) in self.sums.iter_mut().zip(&mut self.slots).enumerate() {
             let words = histograms.cast::<u64>().wrapping_add(n * (1 + hist::SLOTS));
-            *sum_us += read(words);
+            *sum = u128::from((*sum as u64).wrapping_add(read(words)));
             for (slot, sum) in slots.iter_mut().enumerate() {
                 *sum += read(words.wrapping_add(1 + slot));
             }
+        }
+    }
+
+    /// Adds a row whose shards are added up.
+    fn add_row(&mut self, row: &Self, sums: &mut [LongSum; HISTOGRAMS.len()]) {
+        for (all, here) in self.counters.iter_mut().zip(row.counters) {
+            *all = all.wrapping_add(here);
+        }
+        let slots = self.slots.iter_mut().flatten();
+        for (all, here) in slots.zip(row.slots.iter().flatten()) {
+            *all += here;
+        }
+        for ((all, here), sum) in self.sums.iter_mut().zip(row.sums).zip(sums) {
+            *all += sum.follow(here as u64);
         }
     }
 
@@ -174,12 +205,26 @@ impl Sum {
         let counters =
             unsafe { std::mem::transmute::<[u64; COUNTER_WORDS], Counters>(self.counters) };
         let histograms = std::array::from_fn(|n| Histogram {
-            sum_seconds: self.sums_us[n] as f64 / 1e6,
+            sum_seconds: self.sums[n] as f64 * HISTOGRAMS[n].buckets.sum_unit_ns() as f64 / 1e9,
             slots: (0..)
                 .zip(self.slots[n])
                 .filter(|&(_, count)| count != 0)
                 .collect(),
         });
         TcpSeries::new(labels, &counters, histograms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::LongSum;
+
+    #[test]
+    fn a_sum_goes_on_where_its_lower_half_wraps() {
+        let mut sum = LongSum::default();
+        assert_eq!(sum.follow(u64::MAX - 1), u128::from(u64::MAX) - 1);
+        assert_eq!(sum.follow(u64::MAX - 1), u128::from(u64::MAX) - 1);
+        assert_eq!(sum.follow(5), u128::from(u64::MAX) + 6);
+        assert_eq!(sum.follow(4), 2 * (u128::from(u64::MAX) + 1) + 4);
     }
 }
