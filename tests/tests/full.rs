@@ -35,6 +35,13 @@ fn lost(snapshot: &Snapshot, cause: &str) -> u64 {
         .sum()
 }
 
+/// Hooks and causes of what can be lost.
+fn lost_series(snapshot: &Snapshot) -> Vec<(&str, &str)> {
+    let lost = snapshot.lost.iter();
+    lost.map(|lost| (lost.hook.as_str(), lost.cause.as_str()))
+        .collect()
+}
+
 #[test]
 fn more_connections_than_slots_leave_the_sums_exact() {
     let Some(_turn) = skip::turn("more_connections_than_slots_leave_the_sums_exact") else {
@@ -45,6 +52,7 @@ fn more_connections_than_slots_leave_the_sums_exact() {
     let server = Server::start(&pair.server, &targets, &[]);
     let daemon = Daemon::start(&pair.both(), &["--connections", SLOTS]);
     let witness = Witness::start();
+    let begin = daemon.snapshot();
 
     let (held, held_totals) = load::hold(&pair.client, &targets, HELD);
     let clients = Clients {
@@ -82,6 +90,8 @@ fn more_connections_than_slots_leave_the_sums_exact() {
     table.equal_bytes("sent", sent, sent_twice, load::MOST_BYTES);
     table.allow(witness.hidden() + truth::preempted(&snapshot));
     table.check();
+    // A series that first appears with a number would be a jump of a rate.
+    assert_eq!(lost_series(&snapshot), lost_series(&begin));
     daemon.stop();
     server.stop();
 }

@@ -33,8 +33,8 @@ use probe_common::{
 };
 
 use self::{
-    listeners::Listeners, namespaces::Namespaces, socket_states::SocketStates, tcp::Rows,
-    watched::WatchedNumbers, xdp::XdpDevice,
+    listeners::Listeners, namespaces::Namespaces, self_metrics::MadeUpFor,
+    socket_states::SocketStates, tcp::Rows, watched::WatchedNumbers, xdp::XdpDevice,
 };
 use crate::{
     attribution::{Attribution, owners::Processes},
@@ -85,6 +85,7 @@ pub struct Collector {
     kernel: String,
     /// Whether the kernel preempts programs on tracepoints.
     preempts: bool,
+    made_up_for: MadeUpFor,
     /// Keeps the measurement of run times on.
     _stats: Option<std::os::fd::OwnedFd>,
 }
@@ -173,6 +174,7 @@ impl Collector {
             cookies_came: None,
             start_seconds,
             preempts,
+            made_up_for: MadeUpFor::default(),
             kernel,
             _stats: stats,
         };

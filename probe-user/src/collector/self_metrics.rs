@@ -1,6 +1,6 @@
 //! What the tool missed, what it holds and what it costs.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use anyhow::Context as _;
 use aya::maps::{Array, MapData};
@@ -17,9 +17,25 @@ use crate::{
     model::{self, Snapshot},
 };
 
+/// Events at which programs were skipped and for which later events made up: no loss.
+/// That ends once the table of connections has been full.
+#[derive(Debug, Default)]
+pub(super) struct MadeUpFor(HashMap<String, u64>);
+
+impl MadeUpFor {
+    /// Of the events at which a program was skipped those that are lost. `goes_on` says
+    /// that later events still make up for them.
+    fn lost(&mut self, program: &str, skipped: u64, goes_on: bool) -> u64 {
+        if goes_on {
+            self.0.insert(program.to_owned(), skipped);
+        }
+        skipped.saturating_sub(self.0.get(program).copied().unwrap_or(0))
+    }
+}
+
 impl Collector {
     /// What the tool missed, what it holds and what it costs.
-    pub(super) fn self_metrics(&self, snapshot: &mut Snapshot) -> anyhow::Result<()> {
+    pub(super) fn self_metrics(&mut self, snapshot: &mut Snapshot) -> anyhow::Result<()> {
         let loadeds =
             || std::iter::once(&self.host).chain(self.devices.iter().map(XdpDevice::loaded));
         let mut lost: BTreeMap<(&str, &str), u64> = BTreeMap::new();
@@ -49,8 +65,9 @@ impl Collector {
                 // Where programs are preempted that may not be enough, and with a
                 // full table nothing is reconciled.
                 let info = ProgramInfo::of(&program.program).filter(|_| program.attached);
-                let is_reconciled = !self.preempts && !is_full;
-                if let Some(info) = info.filter(|info| !(info.is_reconciled && is_reconciled)) {
+                if let Some(info) = info {
+                    let goes_on = info.is_reconciled && !self.preempts && !is_full;
+                    let missed = self.made_up_for.lost(&program.program, missed, goes_on);
                     let known = skipped.entry(info.lost_hook()).or_insert(missed);
                     *known = missed.min(*known);
                 }
@@ -94,5 +111,21 @@ impl Collector {
         });
         snapshot.process = process::read().context("cannot read what this process costs")?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::MadeUpFor;
+
+    #[test]
+    fn what_was_made_up_for_is_never_lost() {
+        let mut made_up_for = MadeUpFor::default();
+        let mut lost = |skipped, goes_on| made_up_for.lost("sock_set_state", skipped, goes_on);
+        assert_eq!([lost(3, true), lost(1000, true)], [0, 0]);
+        // The table is full.
+        assert_eq!([lost(1000, false), lost(1007, false)], [0, 7]);
+        // Another program, of which later events never made up.
+        assert_eq!(made_up_for.lost("kfree_skb", 5, false), 5);
     }
 }
