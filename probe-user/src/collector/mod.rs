@@ -82,6 +82,7 @@ pub struct Collector {
     cookies: u64,
     cookies_came: Option<Instant>,
     start_seconds: f64,
+    started: Instant,
     kernel: String,
     /// Whether the kernel preempts programs on tracepoints.
     preempts: bool,
@@ -99,6 +100,7 @@ impl Collector {
     /// One line that says what is missing and what to do about it.
     pub fn start(config: &Config) -> anyhow::Result<Self> {
         let start_seconds = clocks::unix_seconds();
+        let started = Instant::now();
         limits::raise_open_files();
         let own_btf = Btf::from_sys_fs()?;
         let layout = layout::resolve(&own_btf)?;
@@ -173,6 +175,7 @@ impl Collector {
             cookies: 0,
             cookies_came: None,
             start_seconds,
+            started,
             preempts,
             made_up_for: MadeUpFor::default(),
             kernel,
@@ -227,6 +230,7 @@ impl Collector {
             snapshot.maps.push(maps::usage(&self.host, map, entries));
         }
         snapshot.timestamp_seconds = clocks::unix_seconds();
+        snapshot.uptime_seconds = self.started.elapsed().as_secs_f64();
         snapshot.duration_seconds = begin.elapsed().as_secs_f64();
         Ok(snapshot)
     }

@@ -10,7 +10,7 @@ use crate::model::{Snapshot, TcpSeries};
 /// a counter went backwards, so that no rate is ever negative.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Delta {
-    /// Time between the two, in seconds; more than 0.
+    /// Time between the two, in seconds, whatever was done to the clock; more than 0.
     pub seconds: f64,
     /// Parallel to [`Snapshot::tcp`]; `open` is that of the later snapshot.
     pub tcp: Vec<Option<TcpSeries>>,
@@ -32,7 +32,7 @@ impl Delta {
     /// The change from `old` to `new`; `None` where they cannot be compared:
     /// another start of the daemon, or no time passed.
     pub fn between(old: &Snapshot, new: &Snapshot) -> Option<Self> {
-        let seconds = new.timestamp_seconds - old.timestamp_seconds;
+        let seconds = new.uptime_seconds - old.uptime_seconds;
         if old.start_seconds != new.start_seconds || !seconds.is_finite() || seconds <= 0.0 {
             return None;
         }
@@ -106,6 +106,7 @@ mod tests {
     fn later(old: &Snapshot, change: impl FnOnce(&mut Snapshot)) -> Snapshot {
         let mut new = old.clone();
         new.timestamp_seconds += 2.0;
+        new.uptime_seconds += 2.0;
         change(&mut new);
         new
     }
@@ -139,10 +140,24 @@ mod tests {
     }
 
     #[test]
+    fn a_clock_that_is_set_changes_no_rate() {
+        let old = sample::snapshot();
+        for step in [-86_400.0, -2.0, -1.999, 0.001, 3600.0] {
+            let new = later(&old, |new| {
+                new.timestamp_seconds += step;
+                new.tcp[0].opened += 10;
+            });
+            let delta = Delta::between(&old, &new).unwrap();
+            assert_eq!(delta.seconds, 2.0, "{step}");
+            assert_eq!(delta.tcp[0].as_ref().unwrap().opened, 10, "{step}");
+        }
+    }
+
+    #[test]
     fn what_is_new_counts_from_zero() {
         let new = sample::snapshot();
         let mut old = new.clone();
-        old.timestamp_seconds -= 1.0;
+        old.uptime_seconds -= 1.0;
         let series = old.tcp.remove(0);
         let drop = old.drops.remove(0);
         let delta = Delta::between(&old, &new).unwrap();
@@ -154,14 +169,14 @@ mod tests {
     fn a_restart_or_no_passing_of_time_gives_no_rates() {
         let old = sample::snapshot();
         assert_eq!(Delta::between(&old, &old), None);
-        let earlier = later(&old, |new| new.timestamp_seconds -= 10.0);
+        let earlier = later(&old, |new| new.uptime_seconds -= 10.0);
         assert_eq!(Delta::between(&old, &earlier), None);
         let restarted = later(&old, |new| {
             new.start_seconds += 1.0;
             new.tcp[0].opened = 0;
         });
         assert_eq!(Delta::between(&old, &restarted), None);
-        let broken = later(&old, |new| new.timestamp_seconds = f64::NAN);
+        let broken = later(&old, |new| new.uptime_seconds = f64::NAN);
         assert_eq!(Delta::between(&old, &broken), None);
     }
 

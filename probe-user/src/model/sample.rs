@@ -92,6 +92,7 @@ pub fn snapshot() -> Snapshot {
     Snapshot {
         schema: SCHEMA,
         timestamp_seconds: start + 3600.0,
+        uptime_seconds: 3600.0,
         duration_seconds: 0.0031,
         start_seconds: start,
         kernel: "6.12.117-cloud-amd64".to_owned(),
@@ -295,6 +296,7 @@ pub fn snapshot() -> Snapshot {
 pub fn later(old: &Snapshot, seconds: f64) -> Snapshot {
     let mut new = old.clone();
     new.timestamp_seconds += seconds;
+    new.uptime_seconds += seconds;
     new.process.cpu_seconds += 0.006 * seconds;
     let nginx = &mut new.tcp[3];
     nginx.opened += 20;

@@ -19,6 +19,9 @@ pub struct Snapshot {
     pub schema: u32,
     /// When it was taken, seconds since 1970-01-01 UTC.
     pub timestamp_seconds: f64,
+    /// When it was taken, in seconds since the daemon began to count, by a clock that
+    /// nobody sets (`CLOCK_MONOTONIC`): the one for rates.
+    pub uptime_seconds: f64,
     /// How long taking it lasted.
     pub duration_seconds: f64,
     /// When the daemon began to count, seconds since 1970-01-01 UTC.

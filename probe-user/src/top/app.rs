@@ -321,7 +321,7 @@ impl AppState {
 /// Whether two snapshots lie too close together for rates: asked again before
 /// the daemon took a new one, or out of turn for the connections.
 fn is_same(old: &Snapshot, new: &Snapshot, seconds: f64) -> bool {
-    let apart = new.timestamp_seconds - old.timestamp_seconds;
+    let apart = new.uptime_seconds - old.uptime_seconds;
     old.start_seconds == new.start_seconds && (0.0..seconds).contains(&apart)
 }
 

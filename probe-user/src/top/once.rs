@@ -19,7 +19,7 @@ pub fn report(snapshot: &Snapshot, host: &str, style: Style) -> String {
         "edgeprobe {} on {host}, Linux {}, totals of {}\n",
         snapshot.version,
         snapshot.kernel,
-        duration(snapshot.timestamp_seconds - snapshot.start_seconds, style)
+        duration(snapshot.uptime_seconds, style)
     );
     for problem in health::problems(snapshot) {
         let _ = writeln!(text, "! {}", problem.replace(char::is_control, " "));
@@ -41,7 +41,8 @@ pub fn report(snapshot: &Snapshot, host: &str, style: Style) -> String {
     for table in &tables {
         section(&mut text, table, style);
     }
-    let watched = snapshot.timestamp_seconds - snapshot.process.start_seconds;
+    let loading = snapshot.start_seconds - snapshot.process.start_seconds;
+    let watched = loading + snapshot.uptime_seconds;
     let share = (watched > 0.0).then(|| snapshot.process.cpu_seconds / watched);
     let cost = cost(snapshot, share, "since its start", style);
     let _ = writeln!(text, "\nown cost\n  {cost}");

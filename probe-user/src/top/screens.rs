@@ -161,6 +161,7 @@ fn restarted_daemon_shows_no_rates_80x24() {
     let mut restarted = sample::snapshot();
     restarted.start_seconds += 3610.0;
     restarted.timestamp_seconds += 3612.0;
+    restarted.uptime_seconds += 2.0;
     restarted.tcp[3].opened = 5;
     state.update(Message::Tick(restarted.timestamp_seconds));
     state.update(arrival(restarted));

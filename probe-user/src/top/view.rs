@@ -73,7 +73,6 @@ fn header_text(state: &AppState) -> String {
     if let Some(seen) = state.shown() {
         let snapshot = &seen.snapshot;
         let age = (state.now_seconds - snapshot.timestamp_seconds).max(0.0);
-        let watched = snapshot.timestamp_seconds - snapshot.start_seconds;
         // The pause goes first: what is right of it may be cut off.
         if state.held.is_some() {
             text.push_str("  PAUSED");
@@ -82,7 +81,7 @@ fn header_text(state: &AppState) -> String {
             "  age {}  Linux {}  counting for {}",
             duration(age, state.style),
             snapshot.kernel,
-            duration(watched, state.style),
+            duration(snapshot.uptime_seconds, state.style),
         ));
     }
     format!("{text}  {}", state.origin)

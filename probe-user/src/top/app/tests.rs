@@ -132,6 +132,21 @@ fn a_pause_holds_the_screen_but_not_the_rates() {
 }
 
 #[test]
+fn a_clock_that_is_set_changes_neither_rates_nor_what_is_new() {
+    let mut state = state();
+    let mut rates = Vec::new();
+    // A day back, then by just so much that no time seems to have passed, and forward.
+    for step in [-86_400.0, -2.0, -1.9, 3600.0] {
+        let mut next = sample::later(&state.latest.as_ref().unwrap().snapshot, 2.0);
+        next.timestamp_seconds += step;
+        state.update(arrival(next));
+        let seen = state.latest.as_ref().unwrap();
+        rates.push(seen.change.as_ref().map(|change| change.seconds));
+    }
+    assert_eq!(rates, [Some(2.0); 4]);
+}
+
+#[test]
 fn a_snapshot_out_of_turn_brings_connections_and_keeps_the_rates() {
     let mut state = state();
     for apart in [0.0, 0.3] {
