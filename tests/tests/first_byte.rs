@@ -4,7 +4,8 @@
 
 use std::{
     io::{Read as _, Write as _},
-    net::{Shutdown, SocketAddr, TcpStream},
+    net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
+    sync::Barrier,
     thread,
     time::{Duration, Instant},
 };
@@ -287,6 +288,70 @@ fn first_bytes_are_counted_in_each_scenario() {
         let usual = one.first_byte.quantile(0.5).expect("an observation");
         let bound = 2.0 * pause().as_secs_f64();
         assert!(usual < bound, "{usual} s, {:?}", one.labels);
+    }
+    daemon.stop();
+}
+
+/// A server whose two threads send at once, a byte each: the first of them, whichever
+/// it is, is the answer. Then the next question comes, maybe before both sends have
+/// returned.
+fn answer_with_two_threads(stream: &TcpStream, questions: u32) {
+    let together = Barrier::new(2);
+    let answer = |mut stream: &TcpStream| {
+        together.wait();
+        stream.write_all(&[2]).expect("it is sent");
+    };
+    thread::scope(|scope| {
+        scope.spawn(|| (0..questions).for_each(|_| answer(stream)));
+        for _ in 0..questions {
+            (&mut &*stream).read_exact(&mut [0]).expect("a question");
+            answer(stream);
+        }
+    });
+}
+
+#[test]
+fn an_answer_that_two_threads_send_counts_once() {
+    const TEST: &str = "an_answer_that_two_threads_send_counts_once";
+    const CONNECTIONS: u64 = 2;
+    let Some(_turn) = skip::turn(TEST) else {
+        return;
+    };
+    if skip::kernel() < (6, 3) {
+        skip::impossible(TEST, "this kernel does not tell of sends");
+        return;
+    }
+    let netns = Netns::new();
+    let daemon = Daemon::start(&[&netns], &[]);
+    let questions = skip::scaled(20_000);
+    let at = SocketAddr::from((Ipv4Addr::LOCALHOST, 9000));
+    netns.run(|| {
+        let listener = TcpListener::bind(at).expect("a listener");
+        thread::scope(|scope| {
+            for _ in 0..CONNECTIONS {
+                let mut client = TcpStream::connect(at).expect("a connection");
+                let (server, _) = listener.accept().expect("a connection");
+                for stream in [&client, &server] {
+                    stream.set_nodelay(true).expect("an option");
+                }
+                scope.spawn(move || answer_with_two_threads(&server, questions));
+                scope.spawn(move || {
+                    for _ in 0..questions {
+                        client.write_all(&[1]).expect("it is sent");
+                        client.read_exact(&mut [0; 2]).expect("an answer");
+                    }
+                });
+            }
+        });
+    });
+    let snapshot = poll::until("all are closed", || {
+        let snapshot = daemon.snapshot();
+        let closed = snapshot.tcp.iter().map(|one| one.closed.sum());
+        (closed.sum::<u64>() == 2 * CONNECTIONS).then_some(snapshot)
+    });
+    for side in ["client", "server"] {
+        let found = observations(&snapshot, side, 9000);
+        assert_eq!(found.count(), CONNECTIONS * u64::from(questions), "{side}");
     }
     daemon.stop();
 }

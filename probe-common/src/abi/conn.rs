@@ -99,8 +99,9 @@ pub struct Conn {
     /// to a SYN with data that the program has read; else 0.
     pub since_ns: u64,
     /// When the request passed whose answer is awaited, in nanoseconds of
-    /// CLOCK_MONOTONIC; 0 where none is. Written outside the socket's lock too,
-    /// on kernels that tell of a send when it has returned.
+    /// CLOCK_MONOTONIC; 0 where none has passed, negative where it is answered. Written
+    /// outside the socket's lock too, on kernels that tell of a send when it has
+    /// returned: there with exchanges only.
     pub request_ns: u64,
     /// The row; while [`CONNECTING`] the overflow row until it is needed.
     pub row: u32,
@@ -117,7 +118,7 @@ pub struct Conn {
     /// 1 once the program has been seen to use the socket: it was accepted.
     /// Written like [`Self::request_ns`].
     pub used: u32,
-    /// `write_seq` when a send was last seen.
+    /// `write_seq` when a send was last seen. Written like [`Self::request_ns`].
     pub write_seq: u32,
     /// Process that called `connect()`; 0 of any other connection.
     pub pid: u32,

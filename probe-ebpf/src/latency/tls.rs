@@ -22,6 +22,7 @@ use probe_common::{
 };
 
 use crate::{
+    atomic,
     conn::{is_side, now_ns},
     globals::global,
     kernel::{kfunc::Bytes, msghdr::Message, skb::Skb, sock::TcpSock},
@@ -66,14 +67,22 @@ fn failed(conn: &Conn, why: TlsFailed) {
     }
 }
 
+/// A handshake that began at `begun_ns` is complete.
 #[inline(always)]
-fn completed(conn: &Conn, now_ns: u64) {
+fn completed(conn: &Conn, begun_ns: u64, now_ns: u64) {
     if let Some(row) = RowRef::get(conn.row) {
-        row.observe(
-            HistogramId::TlsHandshake,
-            now_ns.saturating_sub(conn.tls_ns),
-        );
+        row.observe(HistogramId::TlsHandshake, now_ns.saturating_sub(begun_ns));
     }
+}
+
+/// Takes the begin of a handshake; of two threads that send at once, after whose sends
+/// it is over, the second finds 0.
+#[inline(always)]
+fn take_begun(conn: &mut Conn) -> u64 {
+    let begun_ns = conn.tls_ns;
+    // SAFETY: a member of an element of `CONNS`.
+    let found_ns = unsafe { atomic::compare_exchange(&raw mut conn.tls_ns, begun_ns, 0) };
+    if found_ns == begun_ns { begun_ns } else { 0 }
 }
 
 /// A program is about to send. What a client sends first tells whether it speaks
@@ -119,10 +128,10 @@ pub fn sent(conn: &mut Conn, now_ns: u64, length: u64) {
         UNKNOWN | GREETED if conn.tls_ns == 0 => conn.tls_ns = now_ns,
         ANSWERED => {
             conn.tls = DONE;
-            if SENT_ALERTS.contains(&length) {
-                failed(conn, TlsFailed::Alert);
-            } else {
-                completed(conn, now_ns);
+            match take_begun(conn) {
+                0 => {}
+                _ if SENT_ALERTS.contains(&length) => failed(conn, TlsFailed::Alert),
+                begun_ns => completed(conn, begun_ns, now_ns),
             }
         }
         _ => {}
@@ -137,7 +146,8 @@ pub fn closed(conn: &Conn, tp: TcpSock, how: Closed) {
         HELLO | RETRY => true,
         // Else the event of the answer was skipped.
         GREETED => tp.received() == 0,
-        ANSWERED => !is_side(conn, Side::Server),
+        // A segment that came while the client sent may have put that back.
+        ANSWERED => !is_side(conn, Side::Server) && conn.tls_ns != 0,
         _ => false,
     };
     if is_open {
@@ -291,7 +301,7 @@ fn at_server(conn: &mut Conn, tp: TcpSock, record: &Record) -> u8 {
             if record.body == ENCRYPTED_ALERT {
                 failed(conn, TlsFailed::Alert);
             } else {
-                completed(conn, now_ns());
+                completed(conn, conn.tls_ns, now_ns());
             }
             DONE
         }

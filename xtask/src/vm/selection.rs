@@ -28,6 +28,7 @@ const COUNTING: &[&str] = &[
     "rtt",
     "segments",
     "servers",
+    "sums",
     "truth",
     "xdp",
 ];
