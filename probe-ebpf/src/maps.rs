@@ -13,7 +13,7 @@ use probe_common::{
         flow::{Flow, Traffic},
         listener::ListenerKey,
         owner::{self, Name},
-        series::{self, CORE_REASONS, DropKey, ResetKey, Row, SeriesKey},
+        series::{self, CORE_REASONS, DropKey, ResetKey, Row, SeriesKey, SpareRows},
         status,
     },
     hooks,
@@ -59,6 +59,11 @@ pub static SPEAKS_TLS: Array<u64, 1, 0> = Array::new();
 /// The next free row number. Written by the TCP programs, read by the collector.
 #[btf_map]
 pub static NEXT_ROW: Array<u64, 1, 0> = Array::new();
+
+/// Rows that were taken and not needed, for the next keys, see [`SpareRows`]. Written by
+/// the TCP programs, read by the collector. Full: the row is lost and counted.
+#[btf_map]
+pub static SPARE_ROWS: Array<SpareRows, 1, 0> = Array::new();
 
 /// Connections, a hash table of the sockets, see [`Conn`]. Written by the TCP
 /// programs under the socket's lock, from the SYN on until the socket goes.

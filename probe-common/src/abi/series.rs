@@ -22,6 +22,11 @@ pub const PEER_CONFIGURED: u16 = 4;
 /// Row that takes what found no row of its own.
 pub const OVERFLOW_ROW: u32 = 0;
 
+/// Element of the `SPARE_ROWS` map: numbers of rows that were taken and not needed, as
+/// another CPU was quicker with the same key; 0 where there is none. As many CPUs can
+/// come too late for one key at once.
+pub type SpareRows = [u64; 64];
+
 /// Key of the `ROW_OF` map.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

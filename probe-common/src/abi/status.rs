@@ -10,13 +10,11 @@ pub const COMPLETE: u32 = 1;
 pub const COOKIES: u32 = 2;
 /// 1 while the socket iterator is to report the connections.
 pub const REPORT: u32 = 3;
-/// The number of a row that was taken and not needed, or 0.
-pub const SPARE_ROW: u32 = 4;
 /// The number of the present iteration over the sockets, of 32 bits, never 0.
-pub const ITERATION: u32 = 5;
+pub const ITERATION: u32 = 4;
 /// 1 while the socket iterator is to observe the least RTT of open connections.
-pub const OBSERVE_MIN_RTT: u32 = 6;
+pub const OBSERVE_MIN_RTT: u32 = 5;
 /// 1 once a listener has been seen to wait for data (`TCP_DEFER_ACCEPT`).
-pub const DEFERS: u32 = 7;
+pub const DEFERS: u32 = 6;
 /// Elements of the map.
-pub const LEN: usize = 8;
+pub const LEN: usize = 7;

@@ -4,8 +4,7 @@ use aya_ebpf::bindings::BPF_NOEXIST;
 use probe_common::{
     abi::{
         owner::{self, CGROUP},
-        series::{OVERFLOW_ROW, SeriesKey},
-        status,
+        series::{OVERFLOW_ROW, SeriesKey, SpareRows},
     },
     hooks::Loss,
     labels::Side,
@@ -20,7 +19,7 @@ use crate::{
         sock::{Sock, TcpSock},
     },
     lost,
-    maps::{NAMED_PORTS, NEXT_ROW, OWNER_OF, ROW_OF, STATUS},
+    maps::{NAMED_PORTS, NEXT_ROW, OWNER_OF, ROW_OF, SPARE_ROWS},
 };
 
 /// The owner of a full socket, as a row's key has it.
@@ -95,17 +94,16 @@ pub fn row_of(
 }
 
 /// Gives a key a row. Of two that do so at once for one key, the second finds
-/// the entry taken and uses it; its number is left for the next key.
+/// the entry taken and uses it; its number is left for the next key. `full` counts a
+/// key that gets none, and a number that cannot be left.
 #[inline(never)]
 fn new_row(key: &SeriesKey, full: Loss) -> u32 {
     if let Some(row) = free_row(key) {
         if ROW_OF.insert(key, &row, u64::from(BPF_NOEXIST)).is_ok() {
             return row;
         }
-        if let Some(spare) = STATUS.get_ptr_mut(status::SPARE_ROW) {
-            // SAFETY: an element of `STATUS`, of which every reader and writer takes
-            // the whole word.
-            unsafe { atomic::store(spare, u64::from(row)) };
+        if !spare(row) {
+            lost::count(full, row.into());
         }
         // SAFETY: values of this map are never removed and never change.
         if let Some(&row) = unsafe { ROW_OF.get(key) } {
@@ -136,14 +134,50 @@ fn free_row(key: &SeriesKey) -> Option<u32> {
     if taken > u64::from(global!(CONFIG.rows) / 2) && !is_named(key) {
         return None;
     }
-    let spare = STATUS.get_ptr_mut(status::SPARE_ROW)?;
-    // SAFETY: an element of `STATUS`, read as the whole word that it is.
-    let row = unsafe { spare.read_volatile() };
-    // SAFETY: as above; of two that want the number one gets it.
-    if row != 0 && unsafe { atomic::compare_exchange(spare, row, 0) } == row {
-        return Some(row as u32);
+    let spare = spare_row();
+    if spare != 0 {
+        return Some(spare);
     }
     // SAFETY: the element of `NEXT_ROW`.
     let row = unsafe { atomic::fetch_add(next, 1) };
     (row < u64::from(global!(CONFIG.rows))).then_some(row as u32)
+}
+
+/// Places of [`SpareRows`].
+const SPARES: usize = size_of::<SpareRows>() / 8;
+
+/// Leaves a number that is not needed for the next key; whether there was room.
+#[inline(always)]
+fn spare(row: u32) -> bool {
+    let Some(spares) = SPARE_ROWS.get_ptr_mut(0) else {
+        return false;
+    };
+    for n in 0..SPARES {
+        // SAFETY: `n` is below the number of words; of two that want a place one gets it.
+        let place = unsafe { spares.cast::<u64>().add(n) };
+        // SAFETY: as above.
+        if unsafe { atomic::compare_exchange(place, 0, row.into()) } == 0 {
+            return true;
+        }
+    }
+    false
+}
+
+/// Takes a number that was left, 0 where there is none.
+#[inline(always)]
+fn spare_row() -> u32 {
+    let Some(spares) = SPARE_ROWS.get_ptr_mut(0) else {
+        return 0;
+    };
+    for n in 0..SPARES {
+        // SAFETY: `n` is below the number of words, each of which is read whole.
+        let place = unsafe { spares.cast::<u64>().add(n) };
+        // SAFETY: as above.
+        let row = unsafe { place.read_volatile() };
+        // SAFETY: as above; of two that want the number one gets it.
+        if row != 0 && unsafe { atomic::compare_exchange(place, row, 0) } == row {
+            return row as u32;
+        }
+    }
+    0
 }

@@ -6,9 +6,10 @@
 
 use std::collections::BTreeMap;
 
-use aya::maps::{HashMap, MapData};
+use anyhow::Context as _;
+use aya::maps::{Array, HashMap, MapData};
 use probe_common::{
-    abi::series::{OVERFLOW_ROW, Row, SeriesKey},
+    abi::series::{OVERFLOW_ROW, Row, SeriesKey, SpareRows},
     hist,
     metrics::{COUNTER_WORDS, Counters, HISTOGRAMS},
 };
@@ -61,10 +62,13 @@ impl Rows {
     /// Learns of the rows that were taken since the last time, if any.
     pub fn read(&mut self, loaded: &Loaded) -> anyhow::Result<bool> {
         let next = maps::counter(loaded, "NEXT_ROW")?.min(u64::from(self.capacity)) as usize;
-        // A number is taken before its key is inserted, so look again as long
-        // as one is missing.
-        if next == self.keys.len() && self.keys[1..].iter().all(Option::is_some) {
-            return Ok(false);
+        // A number is taken before its key is inserted, so look again as long as one is
+        // missing, unless it is spare.
+        if next == self.keys.len() {
+            let missing = self.keys[1..].iter().filter(|key| key.is_none()).count();
+            if missing == 0 || missing == spare_rows(loaded)? {
+                return Ok(false);
+            }
         }
         let numbers: HashMap<&MapData, SeriesKey, u32> = loaded.map("ROW_OF")?;
         self.keys = vec![None; next];
@@ -120,6 +124,13 @@ impl Rows {
             .map(|(labels, sum)| sum.into_series(labels))
             .collect()
     }
+}
+
+/// How many numbers of rows were taken and are not needed yet.
+fn spare_rows(loaded: &Loaded) -> anyhow::Result<usize> {
+    let map: Array<&MapData, SpareRows> = loaded.map("SPARE_ROWS")?;
+    let rows = map.get(&0, 0).context("cannot read SPARE_ROWS")?;
+    Ok(rows.iter().filter(|&&row| row != 0).count())
 }
 
 /// A sum that goes on where the one in the kernel wraps. Between two looks at a row the

@@ -25,6 +25,7 @@ const COUNTING: &[&str] = &[
     "protocols",
     "queues",
     "rejects",
+    "rows",
     "rtt",
     "segments",
     "servers",
