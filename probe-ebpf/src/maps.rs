@@ -146,9 +146,9 @@ pub static GROUPS: LpmTrie<[u8; 16], u32, { series::GROUP_NETWORKS }> = LpmTrie:
 pub static RESETS: HashMap<ResetKey, u64, 4096, NO_PREALLOC> = HashMap::new();
 
 /// Dropped packets by the core's reasons and by protocol, see [`CORE_REASONS`].
-/// Written by the drop program, read by the collector.
+/// Written by the drop program, read by the collector through a mapping.
 #[btf_map]
-pub static CORE_DROPS: Array<u64, { CORE_REASONS as usize * Protocol::NAMES.len() }, 0> =
+pub static CORE_DROPS: Array<u64, { CORE_REASONS as usize * Protocol::NAMES.len() }, MMAPABLE> =
     Array::new();
 
 /// Dropped packets by other reasons, of which there is room for 256 with every

@@ -2,34 +2,58 @@
 
 use std::collections::BTreeMap;
 
-use aya::maps::{Array, HashMap as BpfHash, MapData};
+use aya::maps::{HashMap as BpfHash, MapData};
 use probe_common::{
     abi::series::{CORE_REASONS, DropKey},
     labels::Protocol,
 };
 
-use super::Collector;
-use crate::{kernel::drop_class, model};
+use super::{Collector, mmap_array::MmapArray};
+use crate::{kernel::drop_class, loader::Loaded, model};
+
+const PROTOCOLS: usize = Protocol::NAMES.len();
+/// Words of a shard of `CORE_DROPS`.
+const SHARD: usize = CORE_REASONS as usize * PROTOCOLS;
+
+/// The counters of the core's reasons.
+#[derive(Debug)]
+pub struct CoreDrops(MmapArray<u64>);
+
+impl CoreDrops {
+    /// Maps the counters of a loaded object.
+    ///
+    /// # Errors
+    ///
+    /// The kernel does not map them.
+    pub fn new(loaded: &Loaded, shards: u32) -> anyhow::Result<Self> {
+        MmapArray::new(loaded, "CORE_DROPS", shards as usize * SHARD).map(Self)
+    }
+
+    /// Those that are not 0, all shards added up.
+    fn counts(&self) -> impl Iterator<Item = (DropKey, u64)> {
+        let shards = self.0.len() / SHARD;
+        let sum = move |index: usize| {
+            let words = (0..shards).map(|shard| self.0.element(shard * SHARD + index));
+            // SAFETY: a word of the mapping, which lives as long as `self` and is aligned;
+            // the programs raise it with atomic adds meanwhile, which a volatile read of
+            // the whole word sees before or after.
+            words.map(|word| unsafe { word.read_volatile() }).sum()
+        };
+        let counts = (0..SHARD).map(move |index| {
+            let key = DropKey {
+                reason: (index / PROTOCOLS) as u32,
+                protocol: (index % PROTOCOLS) as u32,
+            };
+            (key, sum(index))
+        });
+        counts.filter(|&(_, count)| count != 0)
+    }
+}
 
 impl Collector {
     /// Drops by name, and the entries of the map of the rarer ones.
     pub(super) fn drops(&self) -> anyhow::Result<(Vec<model::Drop>, u64)> {
-        let protocols = Protocol::NAMES.len() as u32;
-        let core: Array<&MapData, u64> = self.host.map("CORE_DROPS")?;
-        let mut counts = Vec::new();
-        for (index, count) in (0..).zip(core.iter()) {
-            let count = count?;
-            if count != 0 {
-                let reason = index / protocols % CORE_REASONS;
-                counts.push((
-                    DropKey {
-                        reason,
-                        protocol: index % protocols,
-                    },
-                    count,
-                ));
-            }
-        }
+        let mut counts: Vec<_> = self.core_drops.counts().collect();
         let map: BpfHash<&MapData, DropKey, u64> = self.host.map("DROPS")?;
         let core_counts = counts.len();
         for entry in &map {

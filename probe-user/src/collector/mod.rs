@@ -33,7 +33,7 @@ use probe_common::{
 };
 
 use self::{
-    listeners::Listeners, namespaces::Namespaces, self_metrics::MadeUpFor,
+    drops::CoreDrops, listeners::Listeners, namespaces::Namespaces, self_metrics::MadeUpFor,
     socket_states::SocketStates, tcp::Rows, watched::WatchedNumbers, xdp::XdpDevice,
 };
 use crate::{
@@ -63,6 +63,7 @@ pub struct Collector {
     host: Loaded,
     devices: Vec<XdpDevice>,
     rows: Rows,
+    core_drops: CoreDrops,
     attribution: Attribution,
     reasons: Reasons,
     listeners: Listeners,
@@ -156,11 +157,13 @@ impl Collector {
         attribution.owners.tell(&mut host)?;
         let devices = xdp::attach(config, &btf, &globals, interfaces)?;
         let rows = Rows::new(&host, config.rows, shards)?;
+        let core_drops = CoreDrops::new(&host, shards)?;
         let socket_states = SocketStates::new(&host, config.rows)?;
         let mut collector = Self {
             host,
             devices,
             rows,
+            core_drops,
             attribution,
             reasons,
             listeners: Listeners::default(),

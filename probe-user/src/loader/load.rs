@@ -187,7 +187,10 @@ pub(super) fn open(btf: &Btf, globals: &Globals, flows: Option<u32>) -> anyhow::
         )
         .map_max_entries(
             "CORE_DROPS",
-            config.shards * CORE_REASONS * Protocol::NAMES.len() as u32,
+            entries(
+                is_host,
+                config.shards * CORE_REASONS * Protocol::NAMES.len() as u32,
+            ),
         )
         .map_max_entries("FLOWS", config.flow_slots)
         .map_max_entries(
