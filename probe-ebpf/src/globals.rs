@@ -1,7 +1,7 @@
 //! Read-only globals that user space sets before the programs are loaded.
 
 use probe_common::{
-    abi::config::ProbeConfig,
+    abi::{config::ProbeConfig, drop::REASON_WORDS},
     layout::{ABSENT, ENTRIES, KernelLayout},
 };
 
@@ -21,6 +21,7 @@ pub static CONFIG: ProbeConfig = ProbeConfig {
     groups: 0,
     netns_len: 0,
     reason_not_specified: 0,
+    housekeeping: [0; REASON_WORDS],
     sends: 0,
     preempts: 0,
     flows: 1,

@@ -10,10 +10,11 @@ use probe_common::{
     abi::{
         config::MAX_NETNS,
         conn::Conn,
+        drop::{CORE_REASONS, DropKey},
         flow::{Flow, Traffic},
         listener::ListenerKey,
         owner::{self, Name},
-        series::{self, CORE_REASONS, DropKey, ResetKey, Row, SeriesKey, SpareRows},
+        series::{self, ResetKey, Row, SeriesKey, SpareRows},
         status,
     },
     hooks,
@@ -151,10 +152,16 @@ pub static RESETS: HashMap<ResetKey, u64, 4096, NO_PREALLOC> = HashMap::new();
 pub static CORE_DROPS: Array<u64, { CORE_REASONS as usize * Protocol::NAMES.len() }, MMAPABLE> =
     Array::new();
 
-/// Dropped packets by other reasons, of which there is room for 256 with every
-/// protocol: more than all subsystems have. Full: the drop is lost and counted.
+/// Dropped packets by other reasons, nobody's and folded ones, of which there is room
+/// for 256 with every protocol: more than all subsystems have. Written and read
+/// likewise. Full: the drop is lost and counted.
 #[btf_map]
-pub static DROPS: HashMap<DropKey, u64, 2048, NO_PREALLOC> = HashMap::new();
+pub static DROPS: HashMap<DropKey, u64, 4096, NO_PREALLOC> = HashMap::new();
+
+/// Dropped packets that are somebody's, by row, reason and protocol. Written and read
+/// likewise. Full: the drop counts as a folded one in one of the two maps above.
+#[btf_map]
+pub static SERVICE_DROPS: HashMap<DropKey, u64, 8192, NO_PREALLOC> = HashMap::new();
 
 /// Marks of events that a program or one of its replicas has taken, see
 /// [`preempt`](crate::preempt). Written and read by these; a mark that another one

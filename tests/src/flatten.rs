@@ -36,8 +36,8 @@ pub fn counters(snapshot: &Snapshot) -> BTreeMap<String, u64> {
     for one in &snapshot.drops {
         flat.insert(
             format!(
-                "drop {} {} {} {}",
-                one.class, one.subsystem, one.reason, one.protocol
+                "drop {} {} {} {} {} {}",
+                one.class, one.subsystem, one.reason, one.protocol, one.side, one.svc
             ),
             one.count,
         );

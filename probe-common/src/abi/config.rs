@@ -1,7 +1,7 @@
 //! Settings that user space hands to the programs as a read-only global: the
 //! verifier removes the branches that are off.
 
-use super::pod;
+use super::{drop::REASON_WORDS, pod};
 
 /// Most network namespaces that can be named to watch.
 pub const MAX_NETNS: usize = 16;
@@ -36,6 +36,9 @@ pub struct ProbeConfig {
     pub netns_len: u32,
     /// This kernel's `SKB_DROP_REASON_NOT_SPECIFIED`.
     pub reason_not_specified: u32,
+    /// The core's drop reasons that tell of no loss, a bit for each: such drops are
+    /// counted as nobody's.
+    pub housekeeping: [u32; REASON_WORDS],
     /// How sends are seen: [`SENDS_BEFORE`] and so on.
     pub sends: u32,
     /// 1 where the kernel preempts programs, and replicas take the events at which
@@ -57,6 +60,6 @@ pub struct ProbeConfig {
 pod! {
     ProbeConfig {
         rows, shards, conn_slots, key_netns, key_owner, peers, groups, netns_len,
-        reason_not_specified, sends, preempts, flows, flow_slots, flow_keys, payload, logs,
+        reason_not_specified, housekeeping, sends, preempts, flows, flow_slots, flow_keys, payload, logs,
     }
 }

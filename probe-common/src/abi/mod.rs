@@ -4,6 +4,7 @@
 
 pub mod config;
 pub mod conn;
+pub mod drop;
 pub mod flow;
 pub mod iter;
 pub mod listener;

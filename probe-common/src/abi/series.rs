@@ -104,25 +104,9 @@ pub const PEER_NETWORKS: usize = 4096;
 /// Networks that services are narrowed by.
 pub const GROUP_NETWORKS: usize = 255;
 
-/// Drop reasons of the core that have an element in the `CORE_DROPS` map, whose
-/// index is `(shard * CORE_REASONS + reason) * protocols + protocol`. Linux 7.2
-/// has some 130.
-pub const CORE_REASONS: u32 = 256;
-
-/// Key of the `DROPS` map.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct DropKey {
-    /// `enum skb_drop_reason` of the running kernel; the upper 16 bits are the subsystem.
-    pub reason: u32,
-    /// A [`crate::labels::Protocol`].
-    pub protocol: u32,
-}
-
 pod! {
     SeriesKey { owner, netns, port, peer, side, group, _pad }
     Histogram { sum, slots }
     Row { counters, histograms }
     ResetKey { row, direction, reason }
-    DropKey { reason, protocol }
 }

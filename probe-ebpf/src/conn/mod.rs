@@ -61,9 +61,14 @@ pub fn now_ns() -> u64 {
 /// Whether somebody listens on the local port of a socket.
 #[inline(always)]
 fn is_listening(tp: TcpSock) -> bool {
-    let key = listener_key(tp.sock().netns(), tp.local_port());
+    is_listener_port(tp.sock().netns(), tp.local_port())
+}
+
+/// Whether somebody listens on a port in a network namespace.
+#[inline(always)]
+pub fn is_listener_port(netns: u32, port: u16) -> bool {
     // SAFETY: the entry is only tested for.
-    unsafe { LISTENERS.get(&key) }.is_some()
+    unsafe { LISTENERS.get(&listener_key(netns, port)) }.is_some()
 }
 
 /// The side of a socket of which no event has told: what a listener has accepted
@@ -93,9 +98,15 @@ pub fn has_overflowed() -> bool {
 /// The entry of a socket.
 #[inline(always)]
 pub fn get(sk: Sock) -> Option<&'static mut Conn> {
+    get_numbered(sk.id())
+}
+
+/// The entry of the socket with a number, see [`Sock::id`].
+#[inline(always)]
+pub fn get_numbered(socket: u64) -> Option<&'static mut Conn> {
     // SAFETY: null or an element of `CONNS`, whose memory is never freed. What may be
     // written without the socket's lock is said above; the entry is removed under it.
-    unsafe { find(sk.id()).as_mut() }
+    unsafe { find(socket).as_mut() }
 }
 
 /// A slot for a socket that has no entry. Where there is none it will be counted

@@ -5,6 +5,7 @@
 //! zero instead of faulting.
 
 pub mod addr;
+pub mod any_sock;
 pub mod cgroup;
 pub mod kfunc;
 pub mod msghdr;

@@ -32,6 +32,21 @@ pub const ACK: u8 = 1 << 4;
 /// The flags without those of ECN.
 const TCP_FLAGS: u8 = 0x3f;
 
+/// Bits of the IPv4 header's field of fragments that tell where in the packet it
+/// belongs.
+const IPV4_OFFSET: u16 = 0x1fff;
+
+/// The two ends of a packet.
+#[derive(Clone, Copy)]
+pub struct PacketFlow {
+    /// Source address.
+    pub source: Address,
+    /// Destination address.
+    pub destination: Address,
+    /// Destination port, 0 where there is none.
+    pub destination_port: u16,
+}
+
 /// A `struct sk_buff *`.
 #[derive(Clone, Copy)]
 pub struct Skb(NonNull<c_void>);
@@ -181,11 +196,7 @@ impl Skb {
                 _ => Protocol::Other,
             };
         }
-        let (ethertype, at) = if is_vlan(ethertype) {
-            self.behind_tags()
-        } else {
-            (ethertype, 0)
-        };
+        let (ethertype, at) = self.inner(ethertype);
         let protocol = match ethertype {
             ETH_P_IP => self.network(at as isize + 9).unwrap_or(0),
             ETH_P_IPV6 => match self.network(at as isize + 6) {
@@ -195,6 +206,53 @@ impl Skb {
             _ => 0,
         };
         classify(ethertype, protocol)
+    }
+
+    /// The EtherType behind all VLAN tags, and where its header begins from the network
+    /// header on.
+    #[inline(always)]
+    fn inner(self, ethertype: u16) -> (u16, usize) {
+        if is_vlan(ethertype) {
+            self.behind_tags()
+        } else {
+            (ethertype, 0)
+        }
+    }
+
+    /// The two ends of an IP packet; of one that is not known to be TCP or UDP, and
+    /// of a fragment without their header, the ports are 0.
+    #[inline(always)]
+    pub fn flow(self, has_ports: bool) -> Option<PacketFlow> {
+        let (ethertype, at) = self.inner(self.ethertype());
+        let ip = at as isize;
+        let (source, destination, behind): (Address, Address, Option<usize>) = match ethertype {
+            ETH_P_IP => {
+                let first: u8 = self.network(ip)?;
+                let fragment: u16 = self.network(ip + 6)?;
+                let is_later = u16::from_be(fragment) & IPV4_OFFSET != 0;
+                let behind = at + usize::from(first & 15) * 4;
+                let source = mapped(self.network(ip + 12)?);
+                let destination = mapped(self.network(ip + 16)?);
+                (source, destination, (!is_later).then_some(behind))
+            }
+            ETH_P_IPV6 => {
+                let last = last_header(&self, self.network(ip + 6)?, at + 40);
+                let source = self.network(ip + 8)?;
+                let destination = self.network(ip + 24)?;
+                (source, destination, last.is_there.then_some(last.at))
+            }
+            _ => return None,
+        };
+        let ports: Option<[u16; 2]> = match behind {
+            Some(behind) if has_ports => self.network(behind as isize),
+            _ => None,
+        };
+        let [_, destination_port] = ports.unwrap_or_default();
+        Some(PacketFlow {
+            source,
+            destination,
+            destination_port: u16::from_be(destination_port),
+        })
     }
 
     /// The EtherType behind the VLAN tags that are in the buffer of a packet, and

@@ -21,8 +21,10 @@ use crate::globals::global;
 pub const IPPROTO_TCP: u16 = 6;
 /// `IPPROTO_MPTCP`.
 pub const IPPROTO_MPTCP: u16 = 262;
-const AF_INET: u16 = 2;
-const AF_INET6: u16 = 10;
+/// `AF_INET`.
+pub const AF_INET: u16 = 2;
+/// `AF_INET6`.
+pub const AF_INET6: u16 = 10;
 const SOCK_DONE: u64 = 1 << 1;
 /// Nothing is read any more.
 const RCV_SHUTDOWN: u8 = 1;

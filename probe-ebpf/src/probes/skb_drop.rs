@@ -1,9 +1,11 @@
 //! `kfree_skb`: packets that the kernel dropped, by its own reason.
 
+mod whose;
+
 use core::ffi::c_void;
 
 use probe_common::{
-    abi::series::{CORE_REASONS, DropKey},
+    abi::drop::{CORE_REASONS, DropKey, FOLDED, NOBODY},
     hooks::Loss,
     labels::Protocol,
     loss,
@@ -12,7 +14,7 @@ use probe_common::{
 use crate::{
     atomic,
     conn::half_open,
-    globals::global,
+    globals::{CONFIG, global},
     kernel::{
         arg,
         skb::Skb,
@@ -20,7 +22,7 @@ use crate::{
         watched,
     },
     lost,
-    maps::{self, CORE_DROPS, DROPS},
+    maps::{self, CORE_DROPS, DROPS, SERVICE_DROPS},
     series::shard,
 };
 
@@ -48,16 +50,61 @@ pub fn kfree_skb(ctx: *const c_void) {
     {
         return;
     }
-    count(reason, skb.protocol());
+    let protocol = skb.protocol();
+    let row = if is_loss(reason) && matches!(protocol, Protocol::Tcp) {
+        whose::row(skb, rx_sk)
+    } else {
+        NOBODY
+    };
+    if row == NOBODY {
+        count(NOBODY, reason, protocol);
+    } else {
+        count_for(row, reason, protocol);
+    }
 }
 
+/// Whether somebody lacks the packet. What nobody lacks is nobody's: a short
+/// connection makes one such drop, and looking for its service would cost more than
+/// all the rest.
 #[inline(always)]
-fn count(reason: u32, protocol: Protocol) {
+fn is_loss(reason: u32) -> bool {
+    if reason >= CORE_REASONS {
+        return true;
+    }
+    let words = (&raw const CONFIG.housekeeping).cast::<u32>();
+    // SAFETY: the reason is below the number of bits in these words.
+    let word = unsafe { words.add((reason / 32) as usize).read_volatile() };
+    word >> (reason % 32) & 1 == 0
+}
+
+/// Counts a drop that has a side and a service.
+#[inline(never)]
+fn count_for(row: u32, reason: u32, protocol: Protocol) {
+    let key = DropKey {
+        row,
+        reason,
+        protocol: protocol as u32,
+    };
+    match maps::counter(&SERVICE_DROPS, &key) {
+        // SAFETY: a value of `SERVICE_DROPS`, whose entries are never removed.
+        Some(counter) => unsafe { atomic::add(counter, 1) },
+        None => count(FOLDED, reason, protocol),
+    }
+}
+
+/// Counts a drop by its reason. `row` is [`NOBODY`] or [`FOLDED`].
+#[inline(always)]
+fn count(row: u32, reason: u32, protocol: Protocol) {
     let counter = if reason < CORE_REASONS {
-        let element = shard() * CORE_REASONS + reason;
+        let shard = match row {
+            NOBODY => shard(),
+            _ => global!(CONFIG.shards),
+        };
+        let element = shard * CORE_REASONS + reason;
         CORE_DROPS.get_ptr_mut(element * Protocol::NAMES.len() as u32 + protocol as u32)
     } else {
         let key = DropKey {
+            row,
             reason,
             protocol: protocol as u32,
         };

@@ -25,10 +25,16 @@ use crate::{
 /// The owner of a full socket, as a row's key has it.
 #[inline(always)]
 pub fn owner(sk: Sock) -> u64 {
+    owner_of(|| sk.cgroup())
+}
+
+/// The owner of a control group, as a row's key has it.
+#[inline(always)]
+pub fn owner_of(cgroup: impl FnOnce() -> u64) -> u64 {
     if global!(CONFIG.key_owner) == owner::NONE {
         return 0;
     }
-    let cgroup = sk.cgroup();
+    let cgroup = cgroup();
     // SAFETY: the value is copied at once.
     match unsafe { OWNER_OF.get(&cgroup) } {
         Some(&owner) => owner,

@@ -11,7 +11,7 @@ use probe_common::{
 };
 
 pub use self::{
-    key::{owner, row_of, row_of_sock, row_of_tcp},
+    key::{owner, owner_of, row_of, row_of_sock, row_of_tcp},
     row::{RowRef, shard},
 };
 use crate::{

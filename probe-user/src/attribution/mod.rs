@@ -24,8 +24,9 @@ use crate::{config::Config, kernel::netns, model::TcpLabels};
 pub const OTHER: &str = "other";
 /// Label value of an owner whose name was never known.
 pub const UNKNOWN: &str = "unknown";
-/// Label value of an owner or a namespace where there is no socket.
-const NOBODY: &str = "none";
+/// Label value of what there is none of: an owner or a namespace without a socket, the
+/// side and the service of a packet that was on its way to nobody.
+pub const NOBODY_LABEL: &str = "none";
 
 /// A prefix and its number.
 pub type Prefix = (Key<[u8; 16]>, u32);
@@ -95,7 +96,7 @@ impl Attribution {
         let (owners, owner) = self.owners.of_key(key.owner);
         // Where there is no socket there is nobody to name.
         let nobody = if key.side == Side::None as u8 {
-            NOBODY
+            NOBODY_LABEL
         } else {
             UNKNOWN
         };

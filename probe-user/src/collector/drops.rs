@@ -4,12 +4,17 @@ use std::collections::BTreeMap;
 
 use aya::maps::{HashMap as BpfHash, MapData};
 use probe_common::{
-    abi::series::{CORE_REASONS, DropKey},
+    abi::drop::{CORE_REASONS, DropKey, FOLDED, NOBODY},
     labels::Protocol,
 };
 
 use super::{Collector, mmap_array::MmapArray};
-use crate::{kernel::drop_class, loader::Loaded, model};
+use crate::{
+    attribution::NOBODY_LABEL,
+    kernel::drop_class,
+    loader::{Loaded, maps},
+    model::{self, MapUse},
+};
 
 const PROTOCOLS: usize = Protocol::NAMES.len();
 /// Words of a shard of `CORE_DROPS`.
@@ -26,59 +31,90 @@ impl CoreDrops {
     ///
     /// The kernel does not map them.
     pub fn new(loaded: &Loaded, shards: u32) -> anyhow::Result<Self> {
-        MmapArray::new(loaded, "CORE_DROPS", shards as usize * SHARD).map(Self)
+        // The last shard is of those that are folded.
+        MmapArray::new(loaded, "CORE_DROPS", (shards as usize + 1) * SHARD).map(Self)
     }
 
-    /// Those that are not 0, all shards added up.
+    /// Those that are not 0, the shards of nobody's drops added up.
     fn counts(&self) -> impl Iterator<Item = (DropKey, u64)> {
-        let shards = self.0.len() / SHARD;
-        let sum = move |index: usize| {
-            let words = (0..shards).map(|shard| self.0.element(shard * SHARD + index));
+        let folded = self.0.len() / SHARD - 1;
+        let read = |shard: usize, index: usize| {
+            let word = self.0.element(shard * SHARD + index);
             // SAFETY: a word of the mapping, which lives as long as `self` and is aligned;
             // the programs raise it with atomic adds meanwhile, which a volatile read of
             // the whole word sees before or after.
-            words.map(|word| unsafe { word.read_volatile() }).sum()
+            unsafe { word.read_volatile() }
         };
-        let counts = (0..SHARD).map(move |index| {
-            let key = DropKey {
+        let counts = (0..SHARD).flat_map(move |index| {
+            let key = |row| DropKey {
+                row,
                 reason: (index / PROTOCOLS) as u32,
                 protocol: (index % PROTOCOLS) as u32,
             };
-            (key, sum(index))
+            let nobodys = (0..folded).map(|shard| read(shard, index)).sum();
+            [(key(NOBODY), nobodys), (key(FOLDED), read(folded, index))]
         });
         counts.filter(|&(_, count)| count != 0)
     }
 }
 
+/// Dropped packets by name.
+#[derive(Debug, Default)]
+pub struct Drops {
+    /// By class, subsystem, reason, protocol, side and service.
+    pub rows: Vec<model::Drop>,
+    /// The maps of them that can fill up.
+    pub maps: Vec<MapUse>,
+}
+
 impl Collector {
-    /// Drops by name, and the entries of the map of the rarer ones.
-    pub(super) fn drops(&self) -> anyhow::Result<(Vec<model::Drop>, u64)> {
+    /// Drops by name.
+    pub(super) fn drops(&self) -> anyhow::Result<Drops> {
         let mut counts: Vec<_> = self.core_drops.counts().collect();
-        let map: BpfHash<&MapData, DropKey, u64> = self.host.map("DROPS")?;
-        let core_counts = counts.len();
-        for entry in &map {
-            counts.push(entry?);
+        let mut maps = Vec::new();
+        for name in ["DROPS", "SERVICE_DROPS"] {
+            let map: BpfHash<&MapData, DropKey, u64> = self.host.map(name)?;
+            let before = counts.len();
+            for entry in &map {
+                counts.push(entry?);
+            }
+            let entries = (counts.len() - before) as u64;
+            maps.push(maps::usage(&self.host, name, entries));
         }
-        let entries = (counts.len() - core_counts) as u64;
         let mut sums = BTreeMap::new();
         for (key, count) in counts {
-            if let Some((subsystem, reason)) = self.reasons.of_drop(key.reason) {
-                let protocol = Protocol::NAMES
-                    .get(key.protocol as usize)
-                    .unwrap_or(&"other");
-                *sums.entry((subsystem, reason, *protocol)).or_default() += count;
-            }
+            let Some((subsystem, reason)) = self.reasons.of_drop(key.reason) else {
+                continue;
+            };
+            let protocol = Protocol::NAMES
+                .get(key.protocol as usize)
+                .unwrap_or(&"other");
+            let (side, svc) = match key.row {
+                NOBODY => (NOBODY_LABEL.to_owned(), NOBODY_LABEL.to_owned()),
+                row => match self.rows.labels(row, &self.attribution) {
+                    Some(labels) => (labels.side, labels.svc),
+                    // Of a row that was taken just now the next snapshot tells.
+                    None => continue,
+                },
+            };
+            let labels = (subsystem, reason, *protocol, side, svc);
+            *sums.entry(labels).or_default() += count;
         }
-        let rows = sums
-            .into_iter()
-            .map(|((subsystem, reason, protocol), count)| model::Drop {
-                class: drop_class::class(&subsystem, &reason).to_owned(),
-                subsystem,
-                reason,
-                protocol: protocol.to_owned(),
-                count,
-            })
-            .collect();
-        Ok((rows, entries))
+        let rows =
+            sums.into_iter().map(
+                |((subsystem, reason, protocol, side, svc), count)| model::Drop {
+                    class: drop_class::class(&subsystem, &reason).to_owned(),
+                    subsystem,
+                    reason,
+                    protocol: protocol.to_owned(),
+                    side,
+                    svc,
+                    count,
+                },
+            );
+        Ok(Drops {
+            rows: rows.collect(),
+            maps,
+        })
     }
 }

@@ -24,6 +24,7 @@ use aya::maps::{Array, HashMap as BpfHash, MapData, lpm_trie::LpmTrie};
 use probe_common::{
     abi::{
         config::{ProbeConfig, SENDS_AFTER, SENDS_BEFORE, SENDS_UNSEEN},
+        drop::{CORE_REASONS, REASON_WORDS},
         iter::Endpoint,
         series::{NAMED_PORTS, OVERFLOW_ROW, ResetKey},
         status,
@@ -42,6 +43,7 @@ use crate::{
     kernel::{
         btf::{Btf, VMLINUX},
         clocks,
+        drop_class::{self, LOSS},
         kfuncs::Kfuncs,
         layout, limits, preemption,
         reasons::Reasons,
@@ -221,17 +223,16 @@ impl Collector {
         snapshot.resets = resets;
         snapshot.listeners = self.listening(&snapshot.tcp);
         snapshot.listen_overflows = self.listeners.overflows();
-        let (drops, drop_entries) = self.drops()?;
-        snapshot.drops = drops;
+        let drops = self.drops()?;
+        snapshot.drops = drops.rows;
         for device in &mut self.devices {
             device.follow();
             snapshot.devices.push(device.read()?);
         }
         snapshot.network_namespaces = self.namespaces.summary();
         self.self_metrics(&mut snapshot)?;
-        for (map, entries) in [("RESETS", reset_entries), ("DROPS", drop_entries)] {
-            snapshot.maps.push(maps::usage(&self.host, map, entries));
-        }
+        (snapshot.maps).push(maps::usage(&self.host, "RESETS", reset_entries));
+        snapshot.maps.extend(drops.maps);
         snapshot.timestamp_seconds = clocks::unix_seconds();
         snapshot.uptime_seconds = self.started.elapsed().as_secs_f64();
         snapshot.duration_seconds = begin.elapsed().as_secs_f64();
@@ -278,8 +279,22 @@ fn probe_config(
         groups: u32::from(!attribution.services.prefixes().is_empty()),
         netns_len: named_namespaces as u32,
         reason_not_specified: reasons.not_specified(),
+        housekeeping: housekeeping(reasons),
         ..ProbeConfig::default()
     }
+}
+
+/// The core's reasons that tell of no loss, a bit for each.
+fn housekeeping(reasons: &Reasons) -> [u32; REASON_WORDS] {
+    let mut words = [0; REASON_WORDS];
+    for reason in 0..CORE_REASONS {
+        let is_loss = (reasons.of_drop(reason))
+            .is_some_and(|(subsystem, name)| drop_class::class(&subsystem, &name) == LOSS);
+        if !is_loss {
+            words[reason as usize / 32] |= 1 << (reason % 32);
+        }
+    }
+    words
 }
 
 /// Fills the maps that the programs read, before any of them runs.

@@ -111,12 +111,13 @@ impl Rows {
                 let first = row * self.shards as usize;
                 (first..first + self.shards as usize).map(|shard| self.mapped.element(shard))
             };
-            let mut here = Sum::default();
-            shards().for_each(|shard| here.add(shard));
-            // The overflow row shows once there is something in it.
-            if row == OVERFLOW_ROW as usize && here.is_empty() {
+            // The overflow row, and one that only tells whose dropped packets are, show
+            // once there is something in them.
+            if !shards().any(|shard| has_counted(shard)) {
                 continue;
             }
+            let mut here = Sum::default();
+            shards().for_each(|shard| here.add(shard));
             let all = sums.entry(labels).or_default();
             all.add_row(&here, &mut self.sums[row]);
         }
@@ -149,6 +150,15 @@ impl LongSum {
     }
 }
 
+/// Whether a counter of a shard of a row is not 0. Where none of a row is, its
+/// histograms are empty: who observes anything counts as open or closed.
+fn has_counted(row: *const Row) -> bool {
+    // SAFETY: as in `Sum::add`; only the address of a member is taken.
+    let counters = unsafe { &raw const (*row).counters }.cast::<u64>();
+    // SAFETY: as in `Sum::add`.
+    (0..COUNTER_WORDS).any(|n| unsafe { counters.wrapping_add(n).read_volatile() } != 0)
+}
+
 /// Shards of a row, or rows, added up.
 struct Sum {
     counters: [u64; COUNTER_WORDS],
@@ -168,13 +178,6 @@ impl Default for Sum {
 }
 
 impl Sum {
-    fn is_empty(&self) -> bool {
-        self.counters
-            .iter()
-            .chain(self.slots.iter().flatten())
-            .all(|&count| count == 0)
-    }
-
     fn add(&mut self, row: *const Row) {
         // SAFETY: every word read below lies in the row, which is mapped as long as
         // `Rows` lives, and is aligned; the kernel raises it with atomic adds

@@ -99,6 +99,8 @@ pub fn snapshot() -> Snapshot {
             subsystem: "core".into(),
             reason: "NETFILTER_DROP".into(),
             protocol: "tcp".into(),
+            side: "none".to_owned(),
+            svc: "none".to_owned(),
             count: 13,
         }],
         devices: vec![Device {

@@ -14,9 +14,7 @@ use aya::{
     programs::{Program, ProgramError},
 };
 use probe_common::{
-    abi::{
-        config::ProbeConfig, flow::flow_slots, iter::SOCKET_STATES, owner, series::CORE_REASONS,
-    },
+    abi::{config::ProbeConfig, drop::CORE_REASONS, flow::flow_slots, iter::SOCKET_STATES, owner},
     hooks::MARK_SLOTS,
     labels::Protocol,
     layout::KernelLayout,
@@ -189,7 +187,7 @@ pub(super) fn open(btf: &Btf, globals: &Globals, flows: Option<u32>) -> anyhow::
             "CORE_DROPS",
             entries(
                 is_host,
-                config.shards * CORE_REASONS * Protocol::NAMES.len() as u32,
+                (config.shards + 1) * CORE_REASONS * Protocol::NAMES.len() as u32,
             ),
         )
         .map_max_entries("FLOWS", config.flow_slots)

@@ -72,7 +72,8 @@ impl Delta {
             }),
             listeners: counts(&old.listeners, &new.listeners, |l| (&l.svc, l.drops)),
             drops: counts(&old.drops, &new.drops, |d| {
-                ((&d.subsystem, &d.reason, &d.protocol), d.count)
+                let labels = (&d.subsystem, &d.reason, &d.protocol, &d.side, &d.svc);
+                (labels, d.count)
             }),
             lost: counts(&old.lost, &new.lost, |l| ((&l.hook, &l.cause), l.count)),
             programs,

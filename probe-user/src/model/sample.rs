@@ -73,12 +73,17 @@ pub fn snapshot() -> Snapshot {
         reason: reason.to_owned(),
         count,
     };
-    let drop = |class: &str, subsystem: &str, reason: &str, protocol: &str, count| Drop {
-        class: class.to_owned(),
-        subsystem: subsystem.to_owned(),
-        reason: reason.to_owned(),
-        protocol: protocol.to_owned(),
-        count,
+    let drop = |labels: [&str; 6], count| {
+        let [class, subsystem, reason, protocol, side, svc] = labels.map(str::to_owned);
+        Drop {
+            class,
+            subsystem,
+            reason,
+            protocol,
+            side,
+            svc,
+            count,
+        }
     };
     let program = |program: &str, hook: &str, stats: Option<(u64, f64)>| Program {
         program: program.to_owned(),
@@ -162,10 +167,19 @@ pub fn snapshot() -> Snapshot {
             left_out_names: vec!["web7: not a network namespace".to_owned()],
         },
         drops: vec![
-            drop("loss", "core", "NETFILTER_DROP", "tcp", 90_210),
-            drop("loss", "core", "NO_SOCKET", "udp", 12),
-            drop("housekeeping", "core", "TCP_OLD_ACK", "tcp", 1_007),
-            drop("loss", "openvswitch", "UNKNOWN_77", "other", 1),
+            drop(
+                ["loss", "core", "NETFILTER_DROP", "tcp", "server", "nginx"],
+                90_210,
+            ),
+            drop(["loss", "core", "NO_SOCKET", "udp", "none", "none"], 12),
+            drop(
+                ["housekeeping", "core", "TCP_OLD_ACK", "tcp", "none", "none"],
+                1_007,
+            ),
+            drop(
+                ["loss", "openvswitch", "UNKNOWN_77", "other", "none", "none"],
+                1,
+            ),
         ],
         devices: vec![Device {
             device: "eth1".to_owned(),

@@ -173,7 +173,7 @@ pub struct ListenSocket {
     pub queues: ListenQueues,
 }
 
-/// Packets that the kernel dropped for one reason.
+/// Packets that the kernel dropped for one reason, of one side and service.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Drop {
     /// `loss`, or `housekeeping` where nobody lacks the packet.
@@ -184,6 +184,13 @@ pub struct Drop {
     pub reason: String,
     /// `tcp`, `udp`, `icmp`, `icmp6`, `ipv4`, `ipv6`, `arp` or `other`.
     pub protocol: String,
+    /// As [`TcpLabels::side`], of the socket or listener that was to get or had sent the
+    /// segment; `none` where there is none, and of what is not TCP or `housekeeping`.
+    #[serde(default)]
+    pub side: String,
+    /// As [`TcpLabels::svc`]; `none` likewise, `other` of what found no entry of its own.
+    #[serde(default)]
+    pub svc: String,
     /// Packets.
     pub count: u64,
 }

@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use probe_common::labels::Retransmit;
 
+use crate::attribution::NOBODY_LABEL;
 use crate::kernel::drop_class::{HOUSEKEEPING, LOSS};
 use crate::model::delta::Delta;
 use crate::model::{
@@ -90,6 +91,15 @@ fn text(text: &str) -> Value {
 /// Text cell that may be empty.
 fn optional(value: Option<&String>) -> Value {
     value.map_or(Value::Missing, |value| text(value))
+}
+
+/// The side or service of a packet, empty where it was nobody's.
+fn somebody(label: &str) -> Value {
+    if label == NOBODY_LABEL {
+        Value::Missing
+    } else {
+        text(label)
+    }
 }
 
 /// A number that is not added up or shortened, such as that of a process.
@@ -237,6 +247,8 @@ fn drops_of(class: &str, title: &'static str, none: &'static str, input: TableIn
         "subsystem" Plain 2 |d, _| text(&d.item.subsystem);
         "reason" Plain 0 |d, _| text(&d.item.reason);
         "protocol" Plain 1 |d, _| text(&d.item.protocol);
+        "side" Plain 3 |d, _| somebody(&d.item.side);
+        "svc" Plain 2 |d, _| somebody(&d.item.svc);
         "packets" RatesOnly 1 |d, b| b.counter(d.item.count, d.change);
         "total" Plain 1 |d, _| Value::Count(d.item.count);
     ];
@@ -244,7 +256,9 @@ fn drops_of(class: &str, title: &'static str, none: &'static str, input: TableIn
     rows.retain(|row| row.item.class == class);
     rows.sort_by_key(|row| std::cmp::Reverse(row.item.count));
     let empty = nothing(input.now, &["kfree_skb"], none);
+    // What nobody lacks is nobody's.
     Table::build(title, empty, "packets", columns, &rows, input.basis)
+        .without_empty(&["side", "svc"])
 }
 
 /// Resets by direction and reason.

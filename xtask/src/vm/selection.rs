@@ -15,6 +15,7 @@ const COUNTING: &[&str] = &[
     "causes",
     "closes",
     "come_and_go",
+    "drop_owners",
     "drops",
     "first_byte",
     "full",

@@ -58,8 +58,8 @@ families! {
     /// Connections that may wait in a listener's queue, 0 without a listener.
     LISTEN_QUEUE_LIMIT: Gauge "edgeprobe_tcp_listen_queue_limit" ["svc", "queue"],
         "`sock.sk_max_ack_backlog`";
-    /// Packets that the kernel dropped, by its reason.
-    SKB_DROPS: Counter "edgeprobe_skb_drops" ["class", "subsystem", "reason", "protocol"],
+    /// Packets that the kernel dropped, by its reason and by whose they were; none where that is nobody.
+    SKB_DROPS: Counter "edgeprobe_skb_drops" ["class", "subsystem", "reason", "protocol", "side", "svc"],
         "`kfree_skb`, `enum skb_drop_reason`";
     /// Packets received at an interface, as XDP saw them.
     XDP_PACKETS: Counter "edgeprobe_xdp_packets" ["device", "protocol", "action"], "XDP";

@@ -15,6 +15,8 @@ impl<'a> Builder<'a> {
                 ("subsystem", drop.subsystem.as_str()),
                 ("reason", drop.reason.as_str()),
                 ("protocol", drop.protocol.as_str()),
+                ("side", drop.side.as_str()),
+                ("svc", drop.svc.as_str()),
             ];
             (labels, Count(drop.count))
         });

@@ -1,0 +1,214 @@
+//! Whose the packets were that the kernel dropped.
+
+use std::{
+    io::Write as _,
+    net::{SocketAddr, TcpStream},
+};
+
+use probe_tests::{
+    daemon::Daemon,
+    load,
+    netns::{Netns, Pair},
+    poll, refuse, skip,
+    truth::Table,
+};
+use probe_user::model::Snapshot;
+use socket2::Protocol;
+
+/// Drops of TCP that are a loss, by reason, side and service.
+fn count(snapshot: &Snapshot, reason: &str, side: &str, svc: &str) -> u64 {
+    (snapshot.drops.iter())
+        .filter(|drop| drop.class == "loss" && drop.subsystem == "core" && drop.protocol == "tcp")
+        .filter(|drop| (drop.reason.as_str(), drop.side.as_str()) == (reason, side))
+        .filter(|drop| drop.svc == svc)
+        .map(|drop| drop.count)
+        .sum()
+}
+
+/// The same whosever they were.
+fn of_all(snapshot: &Snapshot, reason: &str) -> u64 {
+    (snapshot.drops.iter())
+        .filter(|drop| drop.reason == reason && drop.protocol == "tcp")
+        .map(|drop| drop.count)
+        .sum()
+}
+
+/// A table of nftables whose one rule drops what it matches and counts it.
+struct Filter<'a>(&'a Netns);
+
+impl<'a> Filter<'a> {
+    const TABLE: &'static str = "table inet ep";
+
+    fn new(netns: &'a Netns, hook: &str, rule: &str) -> Self {
+        netns.nft(&format!(
+            "{} {{
+                counter dropped {{}};
+                chain filter {{ type filter hook {hook} priority raw; {rule} counter name dropped drop; }};
+            }}",
+            Self::TABLE
+        ));
+        Self(netns)
+    }
+
+    /// What it has dropped.
+    fn dropped(&self) -> u64 {
+        let listed = self.0.command("nft", &["list", "counters"]);
+        let mut words = listed.split_whitespace();
+        words.find(|word| *word == "packets").expect("a counter");
+        let packets = words.next().expect("a number");
+        packets.parse().expect("a number")
+    }
+
+    /// Drops until at least so many are gone; returns how many are in the end.
+    fn until(self, least: u64) -> u64 {
+        poll::until("packets are dropped", || {
+            (self.dropped() >= least).then_some(())
+        });
+        self.0.nft("flush chain inet ep filter");
+        let dropped = self.dropped();
+        self.0.nft(&format!("delete {}", Self::TABLE));
+        dropped
+    }
+}
+
+/// A snapshot of a daemon that knows the listeners of a port.
+fn knowing(daemon: &Daemon, svc: &str) -> Snapshot {
+    let knows = |snapshot: &Snapshot| snapshot.listeners.iter().any(|one| one.svc == svc);
+    let snapshot = daemon.visited(knows);
+    assert!(knows(&snapshot), "the listeners have been visited");
+    snapshot
+}
+
+fn send(mut stream: &TcpStream) {
+    stream.write_all(b"lost").expect("it is sent");
+}
+
+#[test]
+fn what_a_filter_drops_is_the_connections_or_the_listeners() {
+    let Some(_turn) = skip::turn("what_a_filter_drops_is_the_connections_or_the_listeners") else {
+        return;
+    };
+    const REASON: &str = "NETFILTER_DROP";
+    let pair = Pair::new();
+    let daemon = Daemon::start(&pair.both(), &[]);
+    let mut table = Table::default();
+    let mut all = 0;
+    for (address, port) in Pair::SERVERS.into_iter().zip([8080, 8081]) {
+        let svc = port.to_string();
+        let at = SocketAddr::new(address, port);
+        let (listener, client, server) = pair.connect(at);
+        let before = knowing(&daemon, &svc);
+        let mut dropped = |filter: Filter<'_>, least| {
+            let dropped = filter.until(least);
+            all += dropped;
+            dropped as i64
+        };
+
+        // What is on its way to a socket, and what has left one.
+        let payload = |ports: &str| format!("tcp {ports} {port} tcp flags & psh == psh");
+        let filter = Filter::new(&pair.server, "input", &payload("dport"));
+        send(&client);
+        let to_server = dropped(filter, 4);
+        let filter = Filter::new(&pair.client, "input", &payload("sport"));
+        send(&server);
+        let to_client = dropped(filter, 4);
+        let filter = Filter::new(&pair.client, "output", &payload("dport"));
+        send(&client);
+        let from_client = dropped(filter, 3);
+
+        // What has met no socket yet.
+        let syns = |port: u16| format!("tcp dport {port} tcp flags & syn == syn");
+        let filter = Filter::new(&pair.server, "prerouting", &syns(port));
+        let begun = refuse::waiting(&pair.client, at, 5, 1);
+        let to_listener = dropped(filter, 5);
+        let filter = Filter::new(&pair.server, "prerouting", &syns(9));
+        let nowhere = SocketAddr::new(address, 9);
+        let lost = refuse::waiting(&pair.client, nowhere, 5, 1);
+        let to_nobody = dropped(filter, 5);
+
+        let after = daemon.snapshot();
+        let ours = |side: &str, svc: &str| {
+            count(&after, REASON, side, svc) - count(&before, REASON, side, svc)
+        };
+        table.equal("server", ours("server", &svc), to_server + to_listener);
+        table.equal("client", ours("client", &svc), to_client + from_client);
+        table.equal("nobody", ours("none", "none"), to_nobody);
+        drop((listener, client, server, begun, lost));
+    }
+    let snapshot = daemon.snapshot();
+    table.equal("all", of_all(&snapshot, REASON), all as i64);
+    table.check();
+    daemon.stop();
+}
+
+#[test]
+fn a_refused_connection_has_nobody() {
+    let Some(_turn) = skip::turn("a_refused_connection_has_nobody") else {
+        return;
+    };
+    const REFUSED: u32 = 20;
+    let pair = Pair::new();
+    let daemon = Daemon::start(&pair.both(), &[]);
+    for address in Pair::SERVERS {
+        let target = SocketAddr::new(address, 9);
+        refuse::failing(&pair.client, target, REFUSED, None, libc::ECONNREFUSED);
+    }
+    let snapshot = daemon.snapshot();
+    let mut table = Table::default();
+    let resets = pair.counters().get("Tcp.OutRsts");
+    table.equal(
+        "nobody",
+        count(&snapshot, "NO_SOCKET", "none", "none"),
+        resets,
+    );
+    table.equal(
+        "all",
+        of_all(&snapshot, "NO_SOCKET"),
+        i64::from(2 * REFUSED),
+    );
+    table.check();
+    daemon.stop();
+}
+
+#[test]
+fn what_a_full_accept_queue_drops_is_its_services() {
+    let Some(_turn) = skip::turn("what_a_full_accept_queue_drops_is_its_services") else {
+        return;
+    };
+    const CONFIG: &str = "[[service]]\nname = \"web\"\nside = \"server\"\nports = [8080]\n";
+    let pair = Pair::new();
+    let daemon = Daemon::configured(&pair.both(), CONFIG, &[]);
+    let at = SocketAddr::new(Pair::SERVER_V4, 8080);
+    // Nobody accepts.
+    let listener = pair.server.run(|| load::listen(at, Protocol::TCP, 2));
+    let listener = listener.expect("a listener");
+    let before = knowing(&daemon, "web");
+    // The ends of the handshakes are held back until more are half open than fit.
+    let filter = Filter::new(&pair.server, "input", "tcp dport 8080 tcp flags == ack");
+    let clients: Vec<TcpStream> = (0..8)
+        .map(|_| {
+            pair.client
+                .run(|| TcpStream::connect(at))
+                .expect("it is open")
+        })
+        .collect();
+    let filtered = filter.until(8);
+    clients.iter().for_each(send);
+    let overflows = || pair.counters().get("TcpExt.ListenOverflows");
+    poll::until("the queue is full", || (overflows() >= 5).then_some(()));
+    // What does not fit is sent again and dropped again.
+    poll::until("both agree", || {
+        let after = daemon.snapshot();
+        let ours = |reason: &str| {
+            count(&after, reason, "server", "web") - count(&before, reason, "server", "web")
+        };
+        // The name of the reason depends on the kernel and on what completes the handshake.
+        let names = ["TCP_LISTEN_OVERFLOW", "NO_SOCKET", "NOT_SPECIFIED"].map(ours);
+        let overflows = overflows();
+        println!("{overflows} overflows, by reason {names:?}");
+        assert_eq!(ours("NETFILTER_DROP"), filtered);
+        (names.iter().sum::<u64>() == overflows as u64).then_some(())
+    });
+    drop((listener, clients));
+    daemon.stop();
+}
