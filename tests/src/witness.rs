@@ -8,6 +8,7 @@
 //! Anywhere else there is nothing to witness and a table must hold to the last.
 
 use std::{
+    collections::BTreeMap,
     ffi::CString,
     fs::{self, File},
     io::{BufRead as _, BufReader},
@@ -42,8 +43,7 @@ impl Witness {
     /// Where tracefs does not do as it is told.
     #[must_use]
     pub fn start() -> Self {
-        let is_shielded = fs::read_link("/proc/1/exe").is_err();
-        Self(is_shielded.then(Trace::start))
+        Self(is_shielded().then(Trace::start))
     }
 
     /// Events so far that no program could see.
@@ -52,18 +52,53 @@ impl Witness {
     ///
     /// Where the trace cannot be read.
     pub fn hidden(&self) -> i64 {
-        let Some(trace) = &self.0 else {
-            return 0;
-        };
-        let file = File::open(trace.instance().join("trace")).expect("the trace");
-        let events = BufReader::new(file)
-            .lines()
-            .map(|line| line.expect("a line of the trace"))
-            .filter(|line| !line.starts_with('#'))
-            .count();
-        println!("hidden from every program while process 1 was current: {events} events");
+        let by_event = self.hidden_by_event();
+        println!("hidden from every program while process 1 was current: {by_event:?}");
+        let events = by_event.values().sum::<u64>();
         i64::try_from(events).expect("few events")
     }
+
+    /// The same by tracepoint; those that hid nothing are left out.
+    ///
+    /// # Panics
+    ///
+    /// Where the trace cannot be read, or has lost events.
+    pub fn hidden_by_event(&self) -> BTreeMap<String, u64> {
+        let mut by_event = BTreeMap::new();
+        let Some(trace) = &self.0 else {
+            return by_event;
+        };
+        let file = File::open(trace.instance().join("trace")).expect("the trace");
+        for line in BufReader::new(file).lines() {
+            let line = line.expect("a line of the trace");
+            if let Some(event) = event_of_process_1(&line) {
+                *by_event.entry(event.to_owned()).or_default() += 1;
+            }
+        }
+        trace.assert_whole();
+        by_event
+    }
+}
+
+/// Whether this kernel shields process 1, to root.
+pub fn is_shielded() -> bool {
+    fs::read_link("/proc/1/exe").is_err()
+}
+
+/// The event of a line of the trace, where a thread of process 1 was current. The
+/// trace follows processes that it starts too: their events are hidden from nobody.
+fn event_of_process_1(line: &str) -> Option<&str> {
+    if line.starts_with('#') {
+        return None;
+    }
+    let (task, rest) = line.split_once("] ")?;
+    let (process, _) = task.rsplit_once('(')?.1.split_once(')')?;
+    // The kernel learns of a thread's process when it next switches to it.
+    let is_1 = match process.trim().parse::<u32>() {
+        Ok(process) => process == 1,
+        Err(_) => true,
+    };
+    rest.split(": ").nth(1).filter(|_| is_1)
 }
 
 impl Trace {
@@ -92,13 +127,25 @@ impl Trace {
         let set = |file: &str, value: &str| {
             fs::write(instance.join(file), value).unwrap_or_else(|error| panic!("{file}: {error}"));
         };
-        // Threads that they start are watched too.
+        // Threads that they start are watched too; each line names the process.
         set("options/event-fork", "1");
+        set("options/record-tgid", "1");
         set("set_event_pid", &threads);
         for event in EVENTS {
             set(&format!("events/{event}/enable"), "1");
         }
         trace
+    }
+
+    /// Fails where the ring has overrun: then there were more events than lines.
+    fn assert_whole(&self) {
+        let folder = self.instance().join("per_cpu");
+        for cpu in fs::read_dir(folder).expect("the rings of the trace") {
+            let file = cpu.expect("a ring").path().join("stats");
+            let text = fs::read_to_string(&file).expect("what a ring has lost");
+            let whole = text.lines().any(|line| line == "overrun: 0");
+            assert!(whole, "{}: {text}", file.display());
+        }
     }
 
     fn instance(&self) -> std::path::PathBuf {
@@ -120,4 +167,24 @@ impl Drop for Trace {
 
 fn c_path(path: &Path) -> CString {
     CString::new(path.as_os_str().as_bytes()).expect("a path without a zero")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::event_of_process_1;
+
+    #[test]
+    fn only_events_on_the_time_of_process_1_are_hidden() {
+        let line = |task: &str, process: &str| {
+            format!(
+                "{task:>16}-75      ({process:>7}) [001] ..s1. 13803.787148: tcp_send_reset: a: b"
+            )
+        };
+        for process in ["1", "-------"] {
+            let line = line("a (2) worker", process);
+            assert_eq!(event_of_process_1(&line), Some("tcp_send_reset"), "{line}");
+        }
+        assert_eq!(event_of_process_1(&line("process_api", "4711")), None);
+        assert_eq!(event_of_process_1("# entries-in-buffer: 1/1   #P:2"), None);
+    }
 }
