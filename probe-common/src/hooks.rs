@@ -40,6 +40,7 @@ pub const LOSS_TARGET: &str = "edgeprobe::lost";
 /// | `since` | the first kernel with the hook, 6.1 being the oldest supported one |
 /// | `loses` | why it may lose an event: the slots of `LOST` |
 /// | `skipped` | `reconciled` where a later event tells what one that the kernel skipped would have; else `lost` |
+/// | `shielded` | the group of the tracepoint's trace event, where what a shielded process 1 hides of it is counted; else `none` |
 /// | `without` | what is missing without it |
 #[macro_export]
 macro_rules! programs {
@@ -49,119 +50,119 @@ macro_rules! programs {
                 hook: tp_btf "tcp_destroy_sock", body: tcp_state,
                 replicas: DESTROY by preempt::of_socket, twin: noop_destroy,
                 used: Always, required: true, since: "6.1",
-                loses: [Limit], skipped: reconciled,
+                loses: [Limit], skipped: reconciled, shielded: "tcp",
                 without: "when a connection can be forgotten",
             }
             tcp_probe {
                 hook: tp_btf "tcp_probe", body: tcp_probe,
                 replicas: PROBE by preempt::of_socket, twin: noop_tcp_probe,
                 used: Always, required: true, since: "6.1",
-                loses: [Parse, Limit], skipped: lost,
+                loses: [Parse, Limit], skipped: lost, shielded: none,
                 without: "the RTT during connections",
             }
             retrans_synack {
                 hook: tp_btf "tcp_retransmit_synack", body: tcp_retransmit,
                 replicas: none, twin: noop_synack,
                 used: Always, required: false, since: "6.1",
-                loses: [MapFull, Limit], skipped: lost,
+                loses: [MapFull, Limit], skipped: lost, shielded: "tcp",
                 without: "retransmitted SYN-ACKs",
             }
             tcp_send_reset {
                 hook: tp_btf "tcp_send_reset", body: tcp_reset,
                 replicas: SEND_RESET by probes::tcp_reset::answered, twin: noop_send_reset,
                 used: Always, required: false, since: "6.1",
-                loses: [MapFull, Limit], skipped: lost,
+                loses: [MapFull, Limit], skipped: lost, shielded: "tcp",
                 without: "resets sent",
             }
             tcp_recv_reset {
                 hook: tp_btf "tcp_receive_reset", body: tcp_reset,
                 replicas: RECEIVE_RESET by preempt::of_socket, twin: noop_recv_reset,
                 used: Always, required: false, since: "6.1",
-                loses: [MapFull, Limit], skipped: lost,
+                loses: [MapFull, Limit], skipped: lost, shielded: "tcp",
                 without: "resets received",
             }
             kfree_skb {
                 hook: tp_btf "kfree_skb", body: skb_drop,
                 replicas: KFREE_SKB by preempt::of_packet, twin: noop_kfree_skb,
                 used: Always, required: true, since: "6.1",
-                loses: [MapFull, Limit], skipped: lost,
+                loses: [MapFull, Limit], skipped: lost, shielded: none,
                 without: "packets dropped, by reason",
             }
             tcp_read {
                 hook: tp_btf "tcp_rcv_space_adjust", body: tcp_io,
                 replicas: READ by preempt::of_socket, twin: noop_tcp_read,
                 used: Always, required: false, since: "6.1",
-                loses: [Limit], skipped: lost,
+                loses: [Limit], skipped: lost, shielded: none,
                 without: "the time in the accept queue up to the first read",
             }
             tcp_send {
                 hook: tp_btf "tcp_sendmsg_locked", body: tcp_io,
                 replicas: SEND by preempt::of_socket, twin: noop_tcp_send,
                 used: SendsBegun, required: false, since: "6.16",
-                loses: [Limit], skipped: lost,
+                loses: [Limit], skipped: lost, shielded: none,
                 without: "the time to the first byte",
             }
             sock_send {
                 hook: tp_btf "sock_send_length", body: tcp_io,
                 replicas: none, twin: noop_sock_send,
                 used: SendsReturned, required: false, since: "6.3",
-                loses: [], skipped: lost,
+                loses: [], skipped: lost, shielded: none,
                 without: "the time to the first byte",
             }
             cgroup_mkdir {
                 hook: tp_btf "cgroup_mkdir", body: cgroup,
                 replicas: none, twin: noop_cgroup_new,
                 used: Owners, required: false, since: "6.1",
-                loses: [MapFull], skipped: lost,
+                loses: [MapFull], skipped: lost, shielded: none,
                 without: "a service's name, by \"cgroup\" or \"unit\", for units that are started later; rows that owners of one name share",
             }
             cgroup_release {
                 hook: tp_btf "cgroup_release", body: cgroup,
                 replicas: none, twin: noop_cgroup_end,
                 used: Owners, required: false, since: "6.1",
-                loses: [], skipped: lost,
+                loses: [], skipped: lost, shielded: none,
                 without: "free elements for new control groups once many have come and gone",
             }
             accept_exit {
                 hook: tp_btf "sys_exit", body: accept,
                 replicas: none, twin: noop_accept,
                 used: AcceptExit, required: false, since: "6.1",
-                loses: [], skipped: lost,
+                loses: [], skipped: lost, shielded: none,
                 without: "the return of accept() as the end of the time in the accept queue",
             }
             tcp_retransmit {
                 hook: tp_btf "tcp_retransmit_skb", body: tcp_retransmit,
                 replicas: RETRANSMIT by preempt::of_socket, twin: noop_retransmit,
                 used: Always, required: false, since: "6.1",
-                loses: [MapFull, Limit], skipped: reconciled,
+                loses: [MapFull, Limit], skipped: reconciled, shielded: "tcp",
                 without: "why segments were retransmitted",
             }
             sock_set_state {
                 hook: tp_btf "inet_sock_set_state", body: tcp_state,
                 replicas: SET_STATE by probes::tcp_state::transition, twin: noop_set_state,
                 used: Always, required: true, since: "6.1",
-                loses: [MapFull, Limit], skipped: reconciled,
+                loses: [MapFull, Limit], skipped: reconciled, shielded: "sock",
                 without: "connections opened, open, closed and failed",
             }
             iter_tcp {
                 hook: iter "tcp", body: iter_tcp,
                 replicas: none, twin: none,
                 used: OnDemand, required: true, since: "6.1",
-                loses: [MapFull], skipped: lost,
+                loses: [MapFull], skipped: lost, shielded: none,
                 without: "connections that are open at the start, and the bytes of open ones",
             }
             iter_task_file {
                 hook: iter "task_file", body: iter_task_file,
                 replicas: none, twin: none,
                 used: OnDemand, required: false, since: "6.1",
-                loses: [], skipped: lost,
+                loses: [], skipped: lost, shielded: none,
                 without: "the processes of listeners and of accepted connections",
             }
             xdp_packets {
                 hook: xdp "", body: xdp,
                 replicas: none, twin: noop_xdp,
                 used: Device, required: false, since: "6.1",
-                loses: [MapFull, Limit], skipped: lost,
+                loses: [MapFull, Limit], skipped: lost, shielded: none,
                 without: "packets and flows of interfaces",
             }
         }
@@ -233,6 +234,8 @@ pub struct ProgramInfo {
     pub loses: &'static [Cause],
     /// Whether a later event tells what a skipped one would have.
     pub is_reconciled: bool,
+    /// Group of the trace event by which what a shielded process 1 hides is counted.
+    pub shielded: Option<&'static str>,
     /// What is missing without it.
     pub without: &'static str,
 }
@@ -268,7 +271,7 @@ macro_rules! define {
             hook: $hook_type:ident $hook:literal, body: $body:ident,
             replicas: $replicas:ident $(by $($event:ident)::+)?, twin: $twin:ident,
             used: $used:ident, required: $required:literal, since: $since:literal,
-            loses: [$($cause:ident),*], skipped: $skipped:ident,
+            loses: [$($cause:ident),*], skipped: $skipped:ident, shielded: $shielded:tt,
             without: $without:literal,
         }
     )*) => {
@@ -285,6 +288,7 @@ macro_rules! define {
                 since: $since,
                 loses: &[$(Cause::$cause),*],
                 is_reconciled: define!(@skipped $skipped),
+                shielded: define!(@group $shielded),
                 without: $without,
             },
         )*];
@@ -294,6 +298,8 @@ macro_rules! define {
     (@hook xdp) => { HookType::Xdp };
     (@optional none) => { None };
     (@optional $name:ident) => { Some(stringify!($name)) };
+    (@group none) => { None };
+    (@group $group:literal) => { Some($group) };
     (@skipped reconciled) => { true };
     (@skipped lost) => { false };
 }

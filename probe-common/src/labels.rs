@@ -144,7 +144,7 @@ labels! {
     }
 
     /// Why a program lost an event. User space adds `recursion`: those at which the
-    /// kernel skipped it.
+    /// kernel skipped it, and `shielded`: those that it hid.
     Cause {
         /// An insert into a full map failed.
         MapFull = "map_full",

@@ -303,7 +303,9 @@ pub fn against_kernel(table: &mut Table, ours: &Snapshot, theirs: &Counters, ope
         "tcp_rcv_space_adjust",
         "tcp_sendmsg_locked",
     ];
-    let lost = (ours.lost.iter()).filter(|lost| {
+    // What a shielded process 1 hides is in the lines above: see `Witness`.
+    let lost = (ours.lost.iter()).filter(|lost| lost.cause != "shielded");
+    let lost = lost.filter(|lost| {
         lost.cause != "recursion" || !(preempts() || in_no_line.contains(&&*lost.hook))
     });
     table.equal("lost = 0", lost.map(|lost| lost.count).sum(), 0);

@@ -8,6 +8,7 @@ mod mmap_array;
 mod namespaces;
 mod resets;
 mod self_metrics;
+mod shield;
 mod socket_iter;
 mod socket_states;
 mod tcp;
@@ -35,7 +36,8 @@ use probe_common::{
 
 use self::{
     drops::CoreDrops, listeners::Listeners, namespaces::Namespaces, self_metrics::MadeUpFor,
-    socket_states::SocketStates, tcp::Rows, watched::WatchedNumbers, xdp::XdpDevice,
+    shield::ShieldWatch, socket_states::SocketStates, tcp::Rows, watched::WatchedNumbers,
+    xdp::XdpDevice,
 };
 use crate::{
     attribution::{Attribution, owners::Processes},
@@ -77,6 +79,7 @@ pub struct Collector {
     /// Number of the last iteration over the sockets.
     iteration: u32,
     socket_states: SocketStates,
+    shield: ShieldWatch,
     /// When the least RTT of open connections was last observed.
     min_rtt_observed: Instant,
     connections: u64,
@@ -149,6 +152,8 @@ impl Collector {
         } else {
             None
         };
+        // Before anything is attached: more than was missed, never less.
+        let shield = ShieldWatch::start();
         let mut watched = None;
         let mut host = loader::host(&btf, &globals, config.noop_programs, |loaded| {
             if namespaces.are_named() {
@@ -175,6 +180,7 @@ impl Collector {
             iteration_cost: Duration::ZERO,
             iteration: 0,
             socket_states,
+            shield,
             min_rtt_observed: Instant::now(),
             connections: 0,
             cookies: 0,

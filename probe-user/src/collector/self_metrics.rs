@@ -10,7 +10,7 @@ use probe_common::{
     labels::Cause,
 };
 
-use super::{Collector, xdp::XdpDevice};
+use super::{Collector, shield, xdp::XdpDevice};
 use crate::{
     kernel::process,
     loader::maps,
@@ -77,6 +77,10 @@ impl Collector {
                 *lost.entry((hook, "recursion")).or_default() += count;
             }
         }
+        for (hook, count) in self.shield.lost(&snapshot.programs) {
+            *lost.entry((hook, shield::CAUSE)).or_default() += count;
+        }
+        snapshot.shield = self.shield.told().clone();
         let unattached = self.devices.iter().map(XdpDevice::lost);
         if let Some(count) = unattached.reduce(|sum, count| sum + count) {
             lost.insert(("xdp", "detached"), count);

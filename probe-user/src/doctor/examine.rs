@@ -12,7 +12,10 @@ use super::hooks::{ARGUMENTS, OWNER, OWNER_LOST, PAYLOAD_LOST};
 use super::interfaces::Interface;
 use super::privileges;
 use crate::kernel::btf::{self, Btf};
-use crate::kernel::{cgroup, layout};
+use crate::kernel::{
+    cgroup, layout,
+    shield::{self, Shield},
+};
 
 /// Version of the serialised form.
 pub const SCHEMA: u32 = 1;
@@ -133,6 +136,7 @@ fn are_usable(checks: &[Check]) -> bool {
 pub fn examine(facts: &Facts, only: &[String]) -> Report {
     let mut checks = vec![release(&facts.release), btf_file(facts), jit(facts)];
     checks.extend([lockdown(facts), bpffs(&facts.mounts), cgroup(&facts.mounts)]);
+    checks.push(process_1(facts));
     checks.extend(privileges::checks(facts));
     checks.extend(hooks(facts.btf.as_ref().ok(), &facts.release));
     let (interfaces, failed) = interfaces(facts, only);
@@ -276,6 +280,32 @@ fn cgroup(mounts: &Reading) -> Check {
                 .remedy("mount -t cgroup2 none /sys/fs/cgroup, or boot with systemd.unified_cgroup_hierarchy=1"),
         },
         _ => check(Status::Unknown, "unknown: /proc is not mounted".to_owned()),
+    }
+}
+
+/// Whether the programs see what interrupts do while process 1 is current.
+fn process_1(facts: &Facts) -> Check {
+    let check = |status, found: String| Check::new(Group::Kernel, "process 1", status, found);
+    let shielded = |counted: String| {
+        let found = format!(
+            "shielded by this kernel, which shows BPF programs nothing while a thread of it is \
+             current; {counted}"
+        );
+        check(Status::Missing, found)
+            .lost("what interrupts do on its time, mostly the handling of received segments")
+    };
+    match (&facts.shield, &facts.hidden_events) {
+        (Shield::Absent, _) => check(Status::Ok, "not shielded".to_owned()),
+        (Shield::Unknown(_), _) if !facts.root => check(Status::Unknown, unknown(false).to_owned()),
+        (Shield::Unknown(why), _) => check(Status::Unknown, format!("unknown: {why}")),
+        (Shield::Present, Ok(())) => {
+            let hooks: Vec<_> = shield::counted().map(|(_, hook)| hook).collect();
+            shielded(format!(
+                "counted as edgeprobe_events_lost_total{{cause=\"shielded\"}}, at most so many, at {}",
+                hooks.join(", ")
+            ))
+        }
+        (Shield::Present, Err(why)) => shielded(format!("not counted: {why}")),
     }
 }
 

@@ -9,6 +9,7 @@ use nix::unistd::Uid;
 use super::links::{self, Link};
 use crate::kernel::btf::{self, Btf};
 use crate::kernel::process;
+use crate::kernel::shield::{HiddenEvents, Shield};
 
 /// What a file says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +56,11 @@ pub struct Facts {
     pub mounts: Reading,
     /// Effective capabilities of this process.
     pub capabilities: Vec<String>,
+    /// Whether the kernel shields process 1.
+    pub shield: Shield,
+    /// Whether what a shield hides can be counted, or why not; tried only where there
+    /// is one.
+    pub hidden_events: Result<(), String>,
     /// Whether this process runs as root.
     pub root: bool,
     /// The interfaces of this network namespace.
@@ -64,7 +70,14 @@ pub struct Facts {
 impl Facts {
     /// Asks the running host.
     pub fn gather() -> Self {
+        let shield = Shield::of_process_1();
+        let hidden_events = match shield {
+            Shield::Present => HiddenEvents::start().map(drop),
+            Shield::Absent | Shield::Unknown(_) => Ok(()),
+        };
         Self {
+            shield,
+            hidden_events: hidden_events.map_err(|error| format!("{error:#}")),
             release: uname().map_or_else(
                 |_| String::new(),
                 |name| name.release().to_string_lossy().into_owned(),

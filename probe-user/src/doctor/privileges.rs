@@ -94,7 +94,7 @@ fn paranoid(value: &Reading) -> Check {
     let name = "perf_event_paranoid";
     let absent = "absent; not used";
     reading(Group::Privileges, name, value, absent, |value| {
-        let found = format!("{value}; does not matter: nothing attaches through perf events");
+        let found = format!("{value}; does not matter to who holds CAP_PERFMON");
         Check::new(Group::Privileges, name, Status::Note, found)
     })
 }

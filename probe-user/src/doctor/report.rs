@@ -136,7 +136,7 @@ mod tests {
     use super::super::facts::{Facts, Reading};
     use super::super::links::{AttachedXdp, Link};
     use super::*;
-    use crate::kernel::btf;
+    use crate::kernel::{btf, shield::Shield};
 
     const UTF8: Style = Style {
         color: false,
@@ -174,13 +174,15 @@ mod tests {
             lockdown: value("none integrity [confidentiality]"),
             mounts: value("bpf /sys/fs/bpf bpf rw 0 0"),
             capabilities: vec!["CAP_NET_ADMIN".to_owned()],
+            shield: Shield::Present,
+            hidden_events: Ok(()),
             root: true,
             links: Ok(vec![link("lo", "", 65536, 0), attached]),
         }
     }
 
     /// What an ordinary user sees of a host that hides all it can.
-    fn hidden() -> Facts {
+    fn hidden_host() -> Facts {
         Facts {
             release: "6.12.117-cloud-amd64".to_owned(),
             btf: Err(btf::BtfError::Read {
@@ -193,6 +195,8 @@ mod tests {
             lockdown: Reading::Denied,
             mounts: Reading::Absent,
             capabilities: Vec::new(),
+            shield: Shield::Unknown("needs CAP_SYS_PTRACE to read /proc/1/exe".to_owned()),
+            hidden_events: Ok(()),
             root: false,
             links: Err("Operation not permitted".to_owned()),
         }
@@ -257,14 +261,39 @@ mod tests {
 
     #[test]
     fn what_cannot_be_seen_is_unknown_and_no_failure() {
-        let report = examine(&hidden(), &[]);
+        let report = examine(&hidden_host(), &[]);
         assert!(report.usable);
         insta::assert_snapshot!(text(&report, Style::PLAIN));
     }
 
     #[test]
+    fn a_shielded_process_1_is_no_failure_and_says_why_it_is_not_counted() {
+        let line = |shield, hidden: Result<(), &str>| {
+            let facts = Facts {
+                shield,
+                hidden_events: hidden.map_err(str::to_owned),
+                root: true,
+                ..hidden_host()
+            };
+            let report = examine(&facts, &[]);
+            let mut checks = report.checks.into_iter();
+            let check = checks.find(|one| one.name == "process 1").unwrap();
+            assert!(!check.required);
+            (check.status, check.found)
+        };
+        let absent = line(Shield::Absent, Ok(()));
+        assert_eq!(absent, (Status::Ok, "not shielded".to_owned()));
+        let why = "needs CAP_SYS_PTRACE to read /proc/1/exe";
+        let unknown = line(Shield::Unknown(why.to_owned()), Ok(()));
+        assert_eq!(unknown, (Status::Unknown, format!("unknown: {why}")));
+        let (status, found) = line(Shield::Present, Err("no tracefs"));
+        assert_eq!(status, Status::Missing);
+        assert!(found.ends_with("; not counted: no tracefs"), "{found}");
+    }
+
+    #[test]
     fn without_btf_nothing_works() {
-        let mut facts = hidden();
+        let mut facts = hidden_host();
         facts.btf = Err(btf::BtfError::Read {
             path: btf::VMLINUX.to_owned(),
             source: std::io::ErrorKind::NotFound.into(),

@@ -12,6 +12,8 @@ pub mod limits;
 pub mod memory;
 pub mod netns;
 pub mod netstat;
+pub mod perf;
 pub mod preemption;
 pub mod process;
 pub mod reasons;
+pub mod shield;

@@ -266,6 +266,10 @@ pub fn snapshot() -> Snapshot {
                 count: 0,
             },
         ],
+        shield: Shield {
+            state: "absent".to_owned(),
+            note: String::new(),
+        },
         maps: vec![
             MapUse {
                 map: "CONNS".to_owned(),

@@ -57,6 +57,9 @@ pub struct Snapshot {
     /// The network namespaces that are watched, and those that should be.
     #[serde(default)]
     pub network_namespaces: NetworkNamespaces,
+    /// Whether the kernel shields process 1.
+    #[serde(default)]
+    pub shield: Shield,
     /// Maps that can fill up.
     pub maps: Vec<MapUse>,
     /// The kernel programs, attached or not.
@@ -306,16 +309,30 @@ pub struct Connection {
 }
 
 /// Events that are missing from the numbers or lost their labels; with the causes
-/// `recursion` and `detached` at most so many.
+/// `recursion`, `shielded` and `detached` at most so many.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Lost {
     /// The hook.
     pub hook: String,
-    /// `map_full`, `parse`, `limit`, `recursion` or `detached`: packets of an interface
+    /// `map_full`, `parse`, `limit`, `recursion`, `shielded`: no program sees what
+    /// interrupts do while process 1 is current, or `detached`: packets of an interface
     /// that came again, before the program was attached to it again.
     pub cause: String,
     /// How many.
     pub count: u64,
+}
+
+/// Whether the kernel shields process 1: then no program runs while one of its threads
+/// is current, and what interrupts do on its time is not seen.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Shield {
+    /// `absent`; `counted` or `not_counted`, where there is one; or `unknown`. Empty
+    /// from a daemon that does not tell.
+    pub state: String,
+    /// Why what is hidden is not counted, or why nothing is known.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub note: String,
 }
 
 /// Fill of a map.

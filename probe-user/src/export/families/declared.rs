@@ -65,9 +65,9 @@ families! {
     XDP_PACKETS: Counter "edgeprobe_xdp_packets" ["device", "protocol", "action"], "XDP";
     /// Bytes received at an interface, link-layer header included, as XDP saw them.
     XDP_BYTES: Counter "edgeprobe_xdp_bytes" ["device", "protocol", "action"], "XDP";
-    /// Events that are missing from the numbers or lost their labels; with the causes recursion and detached at most so many.
+    /// Events that are missing from the numbers or lost their labels; with the causes recursion, shielded and detached at most so many.
     EVENTS_LOST: Counter "edgeprobe_events_lost" ["hook", "cause"],
-        "the programs; `recursion` from the kernel's `recursion_misses`, `detached` from the interface's `rx_packets`";
+        "the programs; `recursion` from the kernel's `recursion_misses`, `shielded` from perf events that watch process 1, `detached` from the interface's `rx_packets`";
     /// Network namespaces at the last visit of their sockets, visited or left out.
     NETWORK_NAMESPACES: Gauge "edgeprobe_network_namespaces" ["state"], "the daemon";
     /// Entries of a kernel map in use.

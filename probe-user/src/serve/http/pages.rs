@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::export::families::REVISION;
-use crate::model::{Lost, MapUse, NetworkNamespaces, Program, Snapshot};
+use crate::model::{Lost, MapUse, NetworkNamespaces, Program, Shield, Snapshot};
 
 /// What `/status` shows.
 #[derive(Serialize)]
@@ -30,6 +30,7 @@ struct DaemonStatus<'a> {
     programs: &'a [Program],
     devices: Vec<DeviceStatus<'a>>,
     network_namespaces: &'a NetworkNamespaces,
+    shield: &'a Shield,
     capabilities: &'a [String],
     log_lines_lost: u64,
     maps: &'a [MapUse],
@@ -69,6 +70,7 @@ pub fn status(latest: Result<Arc<Snapshot>, String>) -> serde_json::Result<Vec<u
                 })
                 .collect(),
             network_namespaces: &snapshot.network_namespaces,
+            shield: &snapshot.shield,
             capabilities: &snapshot.process.capabilities,
             log_lines_lost: snapshot.process.log_lines_lost,
             maps: &snapshot.maps,
