@@ -241,20 +241,6 @@ pub struct ProgramInfo {
 }
 
 impl ProgramInfo {
-    /// The program of that name, or that a replica of that name is one of.
-    pub fn of(name: &str) -> Option<&'static Self> {
-        PROGRAMS.iter().find(|program| {
-            let number = name.strip_prefix(program.name);
-            number.is_some_and(|number| {
-                number.is_empty()
-                    || program.replicas.is_some()
-                        && number
-                            .parse()
-                            .is_ok_and(|n| (2..=1 + REPLICAS).contains(&n))
-            })
-        })
-    }
-
     /// Value of the label `hook` of what it lost.
     pub const fn lost_hook(&self) -> &'static str {
         match self.hook_type {
@@ -408,21 +394,11 @@ mod tests {
     }
 
     #[test]
-    fn a_replica_is_one_of_its_program() {
-        let program = |name| ProgramInfo::of(name).map(|program| program.name);
-        assert_eq!(program("tcp_probe3"), Some("tcp_probe"));
-        assert_eq!(program("tcp_probe4"), None);
-        assert_eq!(program("sock_send2"), None, "it has no replicas");
-        assert_eq!(program("noop_tcp_probe"), None);
-    }
-
-    #[test]
     fn each_slot_is_found_by_its_program_and_cause() {
         assert_eq!(losses().count(), LOSSES as usize);
         for (slot, (program, cause)) in losses().enumerate() {
             assert_eq!(Loss::of(program.name, cause).slot() as usize, slot);
             assert!(PROGRAMS[position(program.name)].name == program.name);
-            assert_eq!(ProgramInfo::of(program.name).unwrap().name, program.name);
         }
     }
 }

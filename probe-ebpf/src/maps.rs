@@ -169,6 +169,11 @@ pub static SERVICE_DROPS: HashMap<DropKey, u64, 8192, NO_PREALLOC> = HashMap::ne
 #[btf_map]
 pub static MARKS: Array<u64, { hooks::MARK_SLOTS as usize }, 0> = Array::new();
 
+/// Events that replicas have taken, by the position of their program in the table of
+/// programs. Written by the replicas with atomic adds, read by the collector.
+#[btf_map]
+pub static TAKEN: Array<u64, { hooks::PROGRAMS.len() }, 0> = Array::new();
+
 /// What was lost, by [`Loss`](hooks::Loss). Written by all programs, read by the
 /// collector.
 #[btf_map]

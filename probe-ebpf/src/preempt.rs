@@ -15,8 +15,9 @@
 //! holds back on this CPU is the replica.
 //!
 //! An event is missed while as many processes stand still on one CPU as there
-//! are programs for it, each in another one. The least that any of these was
-//! skipped at is an upper bound of that, and counted.
+//! are programs for it, each in another one. Of those that the program was skipped at
+//! these are what no replica has taken. An event that tells nothing is taken by nobody
+//! and is among them.
 
 use core::ffi::c_void;
 
@@ -24,10 +25,11 @@ use aya_ebpf::{btf_maps::ProgramArray, programs::BtfTracePointContext};
 use probe_common::hooks::{Loss, MARK_SLOTS};
 
 use crate::{
+    atomic,
     globals::global,
     kernel::{arg, kfunc, skb::Skb, sock::Sock},
     lost,
-    maps::MARKS,
+    maps::{MARKS, TAKEN},
 };
 
 /// Bits of a mark: the number of the last replica that saw the event, 1 for the
@@ -131,6 +133,10 @@ pub fn replica(
     // SAFETY: as above.
     unsafe { slot.write_volatile(mark | replica | call) };
     if !is_taken {
+        if let Some(taken) = TAKEN.get_ptr_mut(program as u32) {
+            // SAFETY: an element of `TAKEN`.
+            unsafe { atomic::add(taken, 1) };
+        }
         tail_call(ctx, this);
         // It has not come back, unless there is no program.
         lost::count(not_called, replica);

@@ -35,7 +35,7 @@ use probe_common::{
 };
 
 use self::{
-    drops::CoreDrops, listeners::Listeners, namespaces::Namespaces, self_metrics::MadeUpFor,
+    drops::CoreDrops, listeners::Listeners, namespaces::Namespaces, self_metrics::Skipped,
     shield::ShieldWatch, socket_states::SocketStates, tcp::Rows, watched::WatchedNumbers,
     xdp::XdpDevice,
 };
@@ -92,7 +92,7 @@ pub struct Collector {
     kernel: String,
     /// Whether the kernel preempts programs on tracepoints.
     preempts: bool,
-    made_up_for: MadeUpFor,
+    skipped: Skipped,
     /// Keeps the measurement of run times on.
     _stats: Option<std::os::fd::OwnedFd>,
 }
@@ -188,7 +188,7 @@ impl Collector {
             start_seconds,
             started,
             preempts,
-            made_up_for: MadeUpFor::default(),
+            skipped: Skipped::default(),
             kernel,
             _stats: stats,
         };

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use aya::maps::{Array, MapData};
 use probe_common::{
     abi::status,
-    hooks::{ProgramInfo, losses},
+    hooks::{PROGRAMS, losses},
     labels::Cause,
 };
 
@@ -17,19 +17,32 @@ use crate::{
     model::{self, Snapshot},
 };
 
-/// Events at which programs were skipped and for which later events made up: no loss.
-/// That ends once the table of connections has been full.
+/// Events that the kernel skipped a program at, and what became of them.
 #[derive(Debug, Default)]
-pub(super) struct MadeUpFor(HashMap<String, u64>);
+pub(super) struct Skipped {
+    /// Those that later events made up for: no loss. That ends once the table of
+    /// connections has been full.
+    made_up_for: HashMap<String, u64>,
+    /// Those that were lost, as they were told last.
+    lost: HashMap<String, u64>,
+}
 
-impl MadeUpFor {
-    /// Of the events at which a program was skipped those that are lost. `goes_on` says
-    /// that later events still make up for them.
-    fn lost(&mut self, program: &str, skipped: u64, goes_on: bool) -> u64 {
+impl Skipped {
+    /// Of the events at which a program was skipped those that are lost: no replica has
+    /// taken them, and no later event makes up for them. `goes_on` says that later events
+    /// still do.
+    ///
+    /// What was skipped is read before what was taken, so it may be told a little too low,
+    /// but never falls.
+    fn lost(&mut self, program: &str, skipped: u64, taken: u64, goes_on: bool) -> u64 {
+        let missed = skipped.saturating_sub(taken);
         if goes_on {
-            self.0.insert(program.to_owned(), skipped);
+            self.made_up_for.insert(program.to_owned(), missed);
         }
-        skipped.saturating_sub(self.0.get(program).copied().unwrap_or(0))
+        let lost = missed.saturating_sub(self.made_up_for.get(program).copied().unwrap_or(0));
+        let told = self.lost.entry(program.to_owned()).or_default();
+        *told = lost.max(*told);
+        *told
     }
 }
 
@@ -47,9 +60,7 @@ impl Collector {
                 let labels = (program.lost_hook(), Cause::NAMES[cause as usize]);
                 *lost.entry(labels).or_default() += counts.get(&slot, 0)?;
             }
-            // Of the programs of one hook the least counts, since each may take an
-            // event; one device does nothing for another.
-            let mut skipped = BTreeMap::new();
+            let taken: Array<&MapData, u64> = loaded.map("TAKEN")?;
             for program in &loaded.programs {
                 let mut program = program.clone();
                 let facts = loaded.program_facts(&program.program);
@@ -57,24 +68,23 @@ impl Collector {
                     program.runs = facts.get("run_cnt").copied();
                     program.run_seconds = facts.get("run_time_ns").map(|&ns| ns as f64 / 1e9);
                 }
+                program.skipped = facts.get("recursion_misses").copied().unwrap_or(0);
                 // The kernel skips a program that is interrupted on its CPU by its own
                 // event. The life of a connection and its retransmissions are reconciled
                 // by later events; the rest is lost, where no replica has taken it.
-                let missed = facts.get("recursion_misses").copied().unwrap_or(0);
-                program.skipped = missed;
-                // Where programs are preempted that may not be enough, and with a
-                // full table nothing is reconciled.
-                let info = ProgramInfo::of(&program.program).filter(|_| program.attached);
-                if let Some(info) = info {
+                // Where programs are preempted nothing is reconciled for sure, nor with a
+                // full table.
+                let own = (0..)
+                    .zip(PROGRAMS)
+                    .find(|(_, info)| info.name == program.program);
+                if let Some((position, info)) = own.filter(|_| program.attached) {
+                    let taken = taken.get(&position, 0)?;
                     let goes_on = info.is_reconciled && !self.preempts && !is_full;
-                    let missed = self.made_up_for.lost(&program.program, missed, goes_on);
-                    let known = skipped.entry(info.lost_hook()).or_insert(missed);
-                    *known = missed.min(*known);
+                    *lost.entry((info.lost_hook(), "recursion")).or_default() +=
+                        self.skipped
+                            .lost(&program.program, program.skipped, taken, goes_on);
                 }
                 snapshot.programs.push(program);
-            }
-            for (hook, count) in skipped {
-                *lost.entry((hook, "recursion")).or_default() += count;
             }
         }
         for (hook, count) in self.shield.lost(&snapshot.programs) {
@@ -120,16 +130,26 @@ impl Collector {
 
 #[cfg(test)]
 mod tests {
-    use super::MadeUpFor;
+    use super::Skipped;
 
     #[test]
     fn what_was_made_up_for_is_never_lost() {
-        let mut made_up_for = MadeUpFor::default();
-        let mut lost = |skipped, goes_on| made_up_for.lost("sock_set_state", skipped, goes_on);
+        let mut skipped = Skipped::default();
+        let mut lost = |count, goes_on| skipped.lost("sock_set_state", count, 0, goes_on);
         assert_eq!([lost(3, true), lost(1000, true)], [0, 0]);
         // The table is full.
         assert_eq!([lost(1000, false), lost(1007, false)], [0, 7]);
         // Another program, of which later events never made up.
-        assert_eq!(made_up_for.lost("kfree_skb", 5, false), 5);
+        assert_eq!(skipped.lost("kfree_skb", 5, 0, false), 5);
+    }
+
+    #[test]
+    fn what_replicas_have_taken_is_not_lost() {
+        let mut skipped = Skipped::default();
+        let mut lost = |count, taken| skipped.lost("tcp_probe", count, taken, false);
+        assert_eq!(lost(100, 98), 2);
+        // The replicas went on while the two were read.
+        assert_eq!([lost(110, 109), lost(120, 130)], [2, 2]);
+        assert_eq!(lost(140, 135), 5);
     }
 }
