@@ -17,6 +17,19 @@ pub unsafe fn add(counter: *mut u64, amount: u64) {
     }
 }
 
+/// [`add`] to a 32-bit word.
+///
+/// # Safety
+///
+/// `counter` points into a map value and is aligned.
+#[inline(always)]
+pub unsafe fn add_u32(counter: *mut u32, amount: u32) {
+    // SAFETY: the caller vouches for the pointer; the verifier checks it.
+    unsafe {
+        asm!("lock *(u32 *)({0} + 0) += {1}", in(reg) counter, in(wreg) amount, options(nostack));
+    }
+}
+
 /// `*counter += amount`, and what it was before.
 ///
 /// # Safety

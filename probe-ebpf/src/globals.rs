@@ -21,7 +21,7 @@ pub static CONFIG: ProbeConfig = ProbeConfig {
     groups: 0,
     netns_len: 0,
     reason_not_specified: 0,
-    housekeeping: [0; REASON_WORDS],
+    nobodys_drops: [0; REASON_WORDS],
     sends: 0,
     preempts: 0,
     flows: 1,

@@ -36,9 +36,10 @@ pub struct ProbeConfig {
     pub netns_len: u32,
     /// This kernel's `SKB_DROP_REASON_NOT_SPECIFIED`.
     pub reason_not_specified: u32,
-    /// The core's drop reasons that tell of no loss, a bit for each: such drops are
-    /// counted as nobody's.
-    pub housekeeping: [u32; REASON_WORDS],
+    /// The core's drop reasons by which drops are counted as nobody's at once, a bit for
+    /// each: those that tell of no loss and, where the kernel does not tell the receiving
+    /// socket, the lack of a reason, which each connection has at its end there.
+    pub nobodys_drops: [u32; REASON_WORDS],
     /// How sends are seen: [`SENDS_BEFORE`] and so on.
     pub sends: u32,
     /// 1 where the kernel preempts programs, and replicas take the events at which
@@ -60,6 +61,6 @@ pub struct ProbeConfig {
 pod! {
     ProbeConfig {
         rows, shards, conn_slots, key_netns, key_owner, peers, groups, netns_len,
-        reason_not_specified, housekeeping, sends, preempts, flows, flow_slots, flow_keys, payload, logs,
+        reason_not_specified, nobodys_drops, sends, preempts, flows, flow_slots, flow_keys, payload, logs,
     }
 }

@@ -22,6 +22,10 @@ pub const COOKIE_JIFFIES: u32 = 120_000;
 /// taken is rare before the table is 80 % full.
 pub const CONN_PROBE_LIMIT: u32 = 64;
 
+/// Where the drops of a connection are no longer counted: short of 2^32, so that CPUs
+/// which count at once do not begin again at 0.
+pub const MOST_DROPS: u32 = u32::MAX - 0xffff;
+
 /// How far the TLS handshake of a connection is: values of [`Conn::tls`].
 pub mod tls {
     /// Nothing has been seen that tells.
@@ -126,8 +130,16 @@ pub struct Conn {
     /// after that when the program had last read all there was.
     pub data_segs: u32,
     /// Of the slot, not of the connection in it: connections that belong here
-    /// and are elsewhere.
-    pub spilled: u64,
+    /// and are elsewhere. Sockets are spread evenly, so that they are few.
+    pub spilled: u16,
+    /// Why the last of [`Self::drops`] was dropped, see
+    /// [`packed_reason`](super::drop::packed_reason); of no meaning without one.
+    /// Written like [`Self::request_ns`].
+    pub drop_reason: u16,
+    /// Packets to or from the connection that were dropped while it was open, those
+    /// that nobody lacks left out; it stops at [`MOST_DROPS`]. Written likewise, with
+    /// atomic adds.
+    pub drops: u32,
     /// What is in the row already.
     pub flushed: Flushed,
     /// When the ClientHello passed, in nanoseconds of CLOCK_MONOTONIC; 0 where
@@ -141,6 +153,8 @@ pub struct Conn {
 }
 
 const _: () = assert!(core::mem::offset_of!(Conn, spilled) == 56);
+// The two are added to as one word of 32 bits, whose lower half `spilled` is.
+const _: () = assert!(core::mem::offset_of!(Conn, drop_reason) == 58);
 const _: () = assert!(core::mem::offset_of!(Conn, flushed) == 64);
 const _: () = assert!(
     size_of::<Conn>() == 128,
@@ -150,6 +164,6 @@ const _: () = assert!(
 pod! {
     Conn {
         socket, since_ns, request_ns, row, flags, side, tls, srtt_us, mdev_us, used, write_seq, pid,
-        data_segs, spilled, flushed, tls_ns, tls_seq, retransmits,
+        data_segs, spilled, drop_reason, drops, flushed, tls_ns, tls_seq, retransmits,
     }
 }

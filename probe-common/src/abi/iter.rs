@@ -128,6 +128,12 @@ pub struct ConnectionRecord {
     pub retransmits: u32,
     /// Process that called `connect()`; 0 of other sockets.
     pub pid: u32,
+    /// As [`Conn::drops`](super::conn::Conn::drops).
+    pub drops: u32,
+    /// As [`Conn::drop_reason`](super::conn::Conn::drop_reason).
+    pub drop_reason: u16,
+    /// Zero.
+    pub _pad: u16,
 }
 
 /// Record that `iter/task_file` writes for each TCP socket that a process holds.
@@ -147,7 +153,8 @@ pod! {
     ListenerRecord { kind, drops, socket, accept_queue, backlog, syn_queue, _pad }
     ConnectionRecord {
         kind, row, socket, remote, sent_bytes, received_bytes, since_ns, remote_port, state,
-        ca_state, srtt_us, min_rtt_us, snd_cwnd, retransmits, pid,
+        ca_state, srtt_us, min_rtt_us, snd_cwnd, retransmits, pid, drops,
+        drop_reason, _pad,
     }
     SocketPid { id, pid, _pad }
 }

@@ -1,7 +1,7 @@
 //! Connections from their SYN on until they close. Nearly all runs under the
 //! socket's lock, so nothing else touches the same entry at the same time. What
 //! does not (a reset, a send that has returned, `accept()`) only reads, or writes
-//! the members that tell of requests, of TLS and of the first use, each in one
+//! the members that tell of requests, of TLS, of drops and of the first use, each in one
 //! store or with an exchange. `flags`, `row` and `flushed` are written under the
 //! lock only.
 //!
@@ -28,7 +28,8 @@ use core::mem::offset_of;
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use probe_common::{
     abi::{
-        conn::{CLOSED, CONNECTING, Conn, OPEN},
+        conn::{CLOSED, CONNECTING, Conn, MOST_DROPS, OPEN},
+        drop::packed_reason,
         listener::listener_key,
         status,
     },
@@ -46,6 +47,7 @@ pub use self::{
     table::find,
 };
 use crate::{
+    atomic,
     kernel::sock::{Sock, TcpSock},
     maps::{LISTENERS, STATUS},
     series::RowRef,
@@ -125,7 +127,8 @@ fn insert(sk: Sock) -> Option<&'static mut Conn> {
 }
 
 /// Fills a slot, word by word: for a row of zeros the compiler would call a
-/// function that writes single bytes. Whose the slot is stays.
+/// function that writes single bytes. Whose the slot is stays, and nothing of it has been
+/// dropped yet.
 #[inline(always)]
 fn fill(slot: &mut Conn, conn: Conn) {
     const WORDS: usize = size_of::<Conn>() / 8;
@@ -142,6 +145,22 @@ fn fill(slot: &mut Conn, conn: Conn) {
                     .write_volatile(word);
             }
         }
+    }
+    // SAFETY: a member of the slot, a whole word.
+    unsafe { (&raw mut slot.drops).write_volatile(0) };
+}
+
+/// A packet to or from a connection was dropped.
+#[inline(always)]
+pub fn dropped(conn: &mut Conn, reason: u32) {
+    if conn.flags & (CONNECTING | CLOSED) != 0 || conn.drops >= MOST_DROPS {
+        return;
+    }
+    // SAFETY: members of an element of `CONNS`. Its socket may be closed meanwhile: then
+    // they are of nobody, until the next one begins with 0.
+    unsafe {
+        (&raw mut conn.drop_reason).write_volatile(packed_reason(reason));
+        atomic::add_u32(&raw mut conn.drops, 1);
     }
 }
 

@@ -115,11 +115,18 @@ fn try_claim(slot: *mut Conn, socket: u64) -> bool {
 }
 
 /// As many more connections of a socket's slot are elsewhere.
+///
+/// The kernel adds to words of 32 bits at least: the upper half, `drop_reason`, stays as
+/// it is as long as the sum is at least 0 and fits into the lower.
 #[inline(always)]
-fn spilled(socket: u64, more: u64) {
+fn spilled(socket: u64, more: i32) {
     if let Some(home) = home(socket) {
-        // SAFETY: a member of an element of `CONNS` that is written with adds only.
-        unsafe { atomic::add(&raw mut (*home).spilled, more) };
+        // SAFETY: two members of an element of `CONNS`, an aligned word; the lower is
+        // written with adds only.
+        unsafe {
+            let word = (&raw mut (*home).spilled).cast::<u32>();
+            atomic::add_u32(word, more.cast_unsigned());
+        }
     }
 }
 
@@ -132,7 +139,7 @@ pub fn remove(socket: u64) {
             let slot = numbered(socket, find_spilled(socket));
             if !slot.is_null() {
                 free(slot);
-                spilled(socket, u64::MAX);
+                spilled(socket, -1);
             }
         }
         _ => {}

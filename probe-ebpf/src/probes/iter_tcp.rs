@@ -160,6 +160,9 @@ fn report(seq: *mut c_void, tp: TcpSock, conn: &Conn, state: u8) {
         snd_cwnd: tp.snd_cwnd(),
         retransmits: tp.total_retrans(),
         pid: conn.pid,
+        drops: conn.drops,
+        drop_reason: conn.drop_reason,
+        _pad: 0,
     };
     super::write(seq, &record);
 }

@@ -51,8 +51,8 @@ pub fn kfree_skb(ctx: *const c_void) {
         return;
     }
     let protocol = skb.protocol();
-    let row = if is_loss(reason) && matches!(protocol, Protocol::Tcp) {
-        whose::row(skb, rx_sk)
+    let row = if may_be_somebodys(reason) && matches!(protocol, Protocol::Tcp) {
+        whose::row(skb, rx_sk, reason)
     } else {
         NOBODY
     };
@@ -63,15 +63,14 @@ pub fn kfree_skb(ctx: *const c_void) {
     }
 }
 
-/// Whether somebody lacks the packet. What nobody lacks is nobody's: a short
-/// connection makes one such drop, and looking for its service would cost more than
-/// all the rest.
+/// Whether to look for whose it is. A short connection makes one drop that nobody lacks,
+/// and to look for its service would cost more than all the rest.
 #[inline(always)]
-fn is_loss(reason: u32) -> bool {
+fn may_be_somebodys(reason: u32) -> bool {
     if reason >= CORE_REASONS {
         return true;
     }
-    let words = (&raw const CONFIG.housekeeping).cast::<u32>();
+    let words = (&raw const CONFIG.nobodys_drops).cast::<u32>();
     // SAFETY: the reason is below the number of bits in these words.
     let word = unsafe { words.add((reason / 32) as usize).read_volatile() };
     word >> (reason % 32) & 1 == 0

@@ -1,6 +1,7 @@
 //! The connections that are open now.
 
 use probe_common::abi::{
+    drop::unpacked_reason,
     iter::{ConnectionRecord, Endpoint, state},
     status,
 };
@@ -8,7 +9,7 @@ use probe_common::abi::{
 use super::Collector;
 use crate::{
     attribution::owners::{Owner, Processes},
-    kernel::{address::endpoint, clocks},
+    kernel::{address::endpoint, clocks, reasons::Reasons},
     model::{Connection, TcpLabels},
 };
 
@@ -62,7 +63,11 @@ impl Collector {
                 .of_socket(&record.socket, pids, &mut processes);
             let labels = self.rows.labels(record.row, &self.attribution);
             let labels = labels.unwrap_or_else(|| self.attribution.folded());
-            connection(record, labels, owner, now_ns)
+            let drop_reason = drop_reason(record, &self.reasons);
+            Connection {
+                drop_reason,
+                ..connection(record, labels, owner, now_ns)
+            }
         });
         Ok(connections.collect())
     }
@@ -100,7 +105,16 @@ fn connection(
         sent_bytes: record.sent_bytes,
         received_bytes: record.received_bytes,
         retransmits: u64::from(record.retransmits),
+        drops: u64::from(record.drops),
+        drop_reason: None,
     }
+}
+
+/// Why the last packet of a connection was dropped, if one was and its reason is known.
+fn drop_reason(record: &ConnectionRecord, reasons: &Reasons) -> Option<String> {
+    let reason = Some(record.drop_reason).filter(|_| record.drops != 0)?;
+    let (_, name) = reasons.of_drop(unpacked_reason(reason))?;
+    Some(name)
 }
 
 /// Name of a state of congestion control (`enum tcp_ca_state`).

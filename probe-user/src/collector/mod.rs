@@ -32,6 +32,7 @@ use probe_common::{
     },
     hooks::{PROGRAMS, Use},
     labels::Direction,
+    layout::{ABSENT, KernelLayout},
 };
 
 use self::{
@@ -140,7 +141,7 @@ impl Collector {
                 sends,
                 preempts: preempts.into(),
                 payload: kfuncs.reads_payload().into(),
-                ..probe_config(config.netns.len(), &attribution, &reasons, shards)
+                ..probe_config(config.netns.len(), &attribution, &reasons, &layout, shards)
             },
             accept_exit: config.metrics.accept_queue_exact,
             kfuncs,
@@ -275,6 +276,7 @@ fn probe_config(
     named_namespaces: usize,
     attribution: &Attribution,
     reasons: &Reasons,
+    layout: &KernelLayout,
     shards: u32,
 ) -> ProbeConfig {
     ProbeConfig {
@@ -285,18 +287,20 @@ fn probe_config(
         groups: u32::from(!attribution.services.prefixes().is_empty()),
         netns_len: named_namespaces as u32,
         reason_not_specified: reasons.not_specified(),
-        housekeeping: housekeeping(reasons),
+        nobodys_drops: nobodys_drops(reasons, layout),
         ..ProbeConfig::default()
     }
 }
 
-/// The core's reasons that tell of no loss, a bit for each.
-fn housekeeping(reasons: &Reasons) -> [u32; REASON_WORDS] {
+/// See [`ProbeConfig::nobodys_drops`].
+fn nobodys_drops(reasons: &Reasons, layout: &KernelLayout) -> [u32; REASON_WORDS] {
     let mut words = [0; REASON_WORDS];
+    let is_receiver_known = layout.arg_kfree_rx_sk != ABSENT;
     for reason in 0..CORE_REASONS {
         let is_loss = (reasons.of_drop(reason))
             .is_some_and(|(subsystem, name)| drop_class::class(&subsystem, &name) == LOSS);
-        if !is_loss {
+        let is_known = is_receiver_known || reason != reasons.not_specified();
+        if !is_loss || !is_known {
             words[reason as usize / 32] |= 1 << (reason % 32);
         }
     }

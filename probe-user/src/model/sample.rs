@@ -233,6 +233,8 @@ pub fn snapshot() -> Snapshot {
                 sent_bytes: 734_003_200,
                 received_bytes: 91_000,
                 retransmits: 18,
+                drops: 3,
+                drop_reason: Some("NETFILTER_DROP".to_owned()),
             },
             Connection {
                 labels: labels("server", "22", "private"),
@@ -252,6 +254,8 @@ pub fn snapshot() -> Snapshot {
                 sent_bytes: 120,
                 received_bytes: 3_000,
                 retransmits: 0,
+                drops: 0,
+                drop_reason: None,
             },
         ],
         lost: vec![

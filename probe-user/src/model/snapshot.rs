@@ -306,6 +306,13 @@ pub struct Connection {
     pub received_bytes: u64,
     /// Segments retransmitted in its life.
     pub retransmits: u64,
+    /// Packets to or from it that this host dropped while it was open, those of class
+    /// `housekeeping` left out. It does not rise above some 4 294 900 000.
+    #[serde(default)]
+    pub drops: u64,
+    /// Why the last of them was dropped, as [`Drop::reason`].
+    #[serde(default)]
+    pub drop_reason: Option<String>,
 }
 
 /// Events that are missing from the numbers or lost their labels; with the causes

@@ -222,6 +222,8 @@ pub fn connections(input: TableInput<'_>) -> Table {
         "cwnd" Plain 8 |c, _| Value::Count(c.cwnd_segments.into());
         "cong" Plain 8 |c, _| text(&c.congestion);
         "retr" Plain 4 |c, _| Value::Count(c.retransmits);
+        "drops" Plain 4 |c, _| Value::Count(c.drops);
+        "last drop" Plain 6 |c, _| optional(c.drop_reason.as_ref());
         "in" Plain 2 |c, _| Value::Bytes(c.received_bytes);
         "out" Plain 2 |c, _| Value::Bytes(c.sent_bytes);
     ];

@@ -27,15 +27,18 @@ enum Found {
     Nothing,
 }
 
-/// The row, or [`NOBODY`].
+/// The row, or [`NOBODY`]; an open connection also counts the drop.
 ///
 /// A function of its own, with a stack of its own.
 #[inline(never)]
-pub fn row(skb: Skb, rx_sk: Option<Sock>) -> u32 {
+pub fn row(skb: Skb, rx_sk: Option<Sock>, reason: u32) -> u32 {
     let Some(sk) = AnySock::of(rx_sk, skb) else {
         return of_destination(skb, skb.netns());
     };
-    let entry = conn::get_numbered(sk.id());
+    let mut entry = conn::get_numbered(sk.id());
+    if let Some(conn) = &mut entry {
+        conn::dropped(conn, reason);
+    }
     let found = match &entry {
         // The overflow row is also that of one that was never open.
         Some(conn) if !conn::is_connecting(conn) && conn.row != OVERFLOW_ROW => return conn.row,
