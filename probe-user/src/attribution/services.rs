@@ -49,11 +49,26 @@ struct NamedNetns {
 }
 
 impl NamedNetns {
-    fn find(name: &str) -> anyhow::Result<Self> {
-        Ok(Self {
+    /// The one that a service names. It may come later.
+    fn of_service(service: &str, name: &str) -> Self {
+        let found = NetNs::named(name);
+        if let Err(why) = &found {
+            tracing::warn!("service {service}: {why}; waiting for it");
+        }
+        Self {
             name: name.to_owned(),
-            inums: [NetNs::named(name)?.inum].into(),
-        })
+            inums: found.iter().map(|netns| netns.inum).collect(),
+        }
+    }
+
+    /// Learns its number, if it is there and has another one.
+    fn follow(&mut self, service: &str) {
+        if let Ok(found) = NetNs::named(&self.name)
+            && self.inums.insert(found.inum)
+        {
+            let name = &self.name;
+            tracing::info!("service {service}: network namespace {name} has come");
+        }
     }
 }
 
@@ -62,13 +77,13 @@ impl Services {
     ///
     /// # Errors
     ///
-    /// A service names a network namespace that is not there, or the services
-    /// have more address ranges than the programs can number.
+    /// The services have more address ranges than the programs can number.
     pub fn new(services: &[Service], owners: &Owners) -> anyhow::Result<Self> {
         let mut matchers = Vec::new();
         let mut groups: Vec<IpNet> = Vec::new();
         for service in services {
-            let netns = service.netns.as_deref().map(NamedNetns::find).transpose()?;
+            let netns = service.netns.as_deref();
+            let netns = netns.map(|name| NamedNetns::of_service(&service.name, name));
             for &net in &service.addresses {
                 if !groups.contains(&net.trunc()) {
                     groups.push(net.trunc());
@@ -96,17 +111,20 @@ impl Services {
         self.matchers.iter().any(|service| service.netns.is_some())
     }
 
-    /// Learns the numbers of namespaces that were made again under their names.
+    /// Learns the numbers of namespaces that have come, or were made again under their
+    /// names.
     pub fn follow_namespaces(&mut self) {
-        for netns in self
-            .matchers
-            .iter_mut()
-            .filter_map(|one| one.netns.as_mut())
-        {
-            if let Ok(found) = NetNs::named(&netns.name) {
-                netns.inums.insert(found.inum);
+        for service in &mut self.matchers {
+            if let Some(netns) = &mut service.netns {
+                netns.follow(&service.name);
             }
         }
+    }
+
+    /// Names of the namespaces that services are narrowed by.
+    pub fn namespaces(&self) -> impl Iterator<Item = &str> {
+        let named = self.matchers.iter().filter_map(|one| one.netns.as_ref());
+        named.map(|netns| netns.name.as_str())
     }
 
     /// Prefixes of the services' addresses.

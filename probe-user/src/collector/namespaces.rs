@@ -113,8 +113,8 @@ impl Namespaces {
         }
     }
 
-    /// Ends a visit: says what was left out.
-    pub fn end_visit(&mut self) {
+    /// Ends a visit: says what was left out, those among it that services name.
+    pub fn end_visit<'a>(&mut self, of_services: impl Iterator<Item = &'a str>) {
         for name in &self.stale {
             self.left_out.add(name, &"not a network namespace");
         }
@@ -124,6 +124,12 @@ impl Namespaces {
             {
                 self.left_out
                     .add(name, &"not there: watched again once it is");
+            }
+        }
+        for name in of_services.filter(|name| !self.names.iter().any(|one| one == name)) {
+            if NetNs::named(name).is_err() {
+                self.left_out
+                    .add(name, &"not there: its service begins once it is");
             }
         }
         self.left_out.say();
@@ -197,7 +203,7 @@ mod tests {
                 netns.name = Some(format!("ep-none{n:02}"));
                 namespaces.leave_out(&netns, &EnterError::Files);
             }
-            namespaces.end_visit();
+            namespaces.end_visit(std::iter::empty());
             let summary = namespaces.summary();
             assert!(summary.left_out >= 30, "visit {visit}: {summary:?}");
             assert_eq!(summary.left_out_names.len(), NAMED);
@@ -228,9 +234,22 @@ mod tests {
         let names = ["/proc/self/ns/net", "/proc/thread-self/ns/net"].map(str::to_owned);
         let mut namespaces = Namespaces::find(&names).unwrap();
         namespaces.begin_visit();
-        namespaces.end_visit();
+        namespaces.end_visit(std::iter::empty());
         assert_eq!(namespaces.known().count(), 1);
         assert_eq!(namespaces.summary().left_out, 0);
         assert_eq!(namespaces.summary().watched, 1);
+    }
+
+    #[test]
+    fn what_a_service_names_is_left_out_until_it_is_there() {
+        let mut namespaces = Namespaces::find(&["/proc/self/ns/net".to_owned()]).unwrap();
+        for (name, left_out) in [("/proc/thread-self/ns/net", 0), ("ep-none", 1)] {
+            namespaces.begin_visit();
+            namespaces.end_visit([name].into_iter());
+            let summary = namespaces.summary();
+            assert_eq!(summary.left_out, left_out, "{summary:?}");
+        }
+        let why = "ep-none: not there: its service begins once it is";
+        assert_eq!(namespaces.summary().left_out_names, [why]);
     }
 }

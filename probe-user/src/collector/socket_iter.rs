@@ -82,7 +82,8 @@ impl Collector {
             let found = gone.iter().filter_map(|&inum| self.namespaces.get(inum));
             waiting = found.cloned().collect();
         }
-        self.namespaces.end_visit();
+        let of_services = self.attribution.services.namespaces();
+        self.namespaces.end_visit(of_services);
         if seen.cookies != self.cookies {
             self.cookies = seen.cookies;
             self.cookies_came = Some(begin);

@@ -80,9 +80,8 @@ impl Setup {
         checks.extend(self.port.as_ref().map(|(at, port)| port.check(*at)));
         checks.extend(self.namespaces.iter().map(|(name, why)| {
             Check::new(Group::Setup, name, Status::Missing, why)
-                .required()
-                .lost("the daemon, which does not start: a service has this \"netns\"")
-                .remedy("make the namespace first, or take it out of the configuration")
+                .lost("the service with this \"netns\", until it is there")
+                .remedy("make the namespace, or take it out of the configuration")
         }));
         let interfaces = self.config.iter().flat_map(|one| &one.packets.interfaces);
         checks.extend(interfaces.filter_map(|name| {
@@ -101,8 +100,7 @@ impl Setup {
                     Status::Missing,
                     "no such interface here",
                 )
-                .required()
-                .lost("the daemon, which does not start: it is in packets.interfaces")
+                .lost("its packets and flows, until it is there: it is in packets.interfaces")
                 .remedy("`ip link` lists the interfaces of this network namespace")
             })
         }));
@@ -263,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn interfaces_and_namespaces_of_the_configuration_must_be_there() {
+    fn interfaces_and_namespaces_of_the_configuration_are_looked_for() {
         let directory = tempfile::tempdir().unwrap();
         let text = "[packets]\ninterfaces = [\"lo\", \"ep-none\"]\n\
                     [[service]]\nname = \"web\"\nnetns = \"ep-none\"\n";

@@ -118,11 +118,12 @@ pub struct FoundInterface {
 
 /// Finds the interfaces of the configuration: in the watched namespaces or,
 /// without any named, in this process's own. Where several have one of that name
-/// it is told by its namespace too, `NETNS/INTERFACE`.
+/// it is told by its namespace too, `NETNS/INTERFACE`. One that is not there yet is
+/// waited for, where there is one place to wait.
 ///
 /// # Errors
 ///
-/// There is no such interface.
+/// There is no such interface in any of several namespaces.
 pub fn find(config: &Config, namespaces: &Namespaces) -> anyhow::Result<Vec<FoundInterface>> {
     let own = NetNs::own()?;
     let mut found = Vec::new();
@@ -133,15 +134,20 @@ pub fn find(config: &Config, namespaces: &Namespaces) -> anyhow::Result<Vec<Foun
             vec![&own]
         };
         let mut having = Vec::new();
-        for netns in candidates {
+        for &netns in &candidates {
             if attachment::find(netns, interface)?.is_some() {
                 having.push(netns);
             }
         }
         if having.is_empty() {
-            anyhow::bail!(
-                "no interface {interface:?} in the watched network namespaces; `ip link` shows those there are"
-            );
+            let [only] = candidates[..] else {
+                anyhow::bail!(
+                    "no interface {interface:?} in the watched network namespaces, and several \
+                     where it could come; `ip link` shows those there are"
+                );
+            };
+            tracing::warn!("no XDP on {interface}: the interface is not there; waiting for it");
+            having.push(only);
         }
         let is_one = having.len() == 1;
         found.extend(having.into_iter().map(|netns| FoundInterface {
