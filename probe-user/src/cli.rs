@@ -7,6 +7,8 @@ use std::time::Duration;
 use clap::builder::PossibleValue;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use probe_common::hooks::PROGRAMS;
+
 use crate::config::{DEFAULT_SOCKET, XdpMode, parse_duration, parse_listen};
 use crate::logging::LogLevel;
 use crate::sampler::{LISTED_CONNECTIONS, MAX_LISTED_CONNECTIONS};
@@ -64,6 +66,10 @@ pub struct CollectArgs {
     #[arg(long, hide = true)]
     pub noop_programs: bool,
 
+    /// Leave out this kernel program (repeatable), for a test of what its events hide.
+    #[arg(long, value_name = "PROGRAM", hide = true, value_parser = known_program)]
+    pub leave_out: Vec<String>,
+
     /// Connections that are remembered, for a test of more than that.
     #[arg(long, value_name = "NUMBER", hide = true)]
     pub connections: Option<u32>,
@@ -75,6 +81,14 @@ pub struct CollectArgs {
     /// Least severity of the messages on stderr.
     #[arg(long, value_name = "LEVEL", value_enum, default_value_t)]
     pub log_level: LogLevel,
+}
+
+/// The name of a kernel program.
+fn known_program(name: &str) -> Result<String, String> {
+    match PROGRAMS.iter().any(|program| program.name == name) {
+        true => Ok(name.to_owned()),
+        false => Err("no program has this name".to_owned()),
+    }
 }
 
 /// Flags of `edgeprobe daemon`.

@@ -51,7 +51,7 @@ use crate::{
         layout, limits, preemption,
         reasons::Reasons,
     },
-    loader::{self, Globals, Loaded, maps},
+    loader::{self, Globals, Loaded, Selection, maps},
     model::{self, SCHEMA, Snapshot},
 };
 
@@ -156,7 +156,11 @@ impl Collector {
         // Before anything is attached: more than was missed, never less.
         let shield = ShieldWatch::start();
         let mut watched = None;
-        let mut host = loader::host(&btf, &globals, config.noop_programs, |loaded| {
+        let selection = Selection {
+            noop: config.noop_programs,
+            left_out: &config.left_out,
+        };
+        let mut host = loader::host(&btf, &globals, selection, |loaded| {
             if namespaces.are_named() {
                 watched = Some(WatchedNumbers::start(loaded, config.netns.clone())?);
             }

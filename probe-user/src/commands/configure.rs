@@ -44,6 +44,7 @@ fn lay_over(config: &mut Config, args: &CollectArgs) {
     config.netns.clone_from(&args.netns);
     config.bpf_stats = args.bpf_stats;
     config.noop_programs = args.noop_programs;
+    config.left_out.clone_from(&args.leave_out);
 }
 
 #[cfg(test)]

@@ -55,6 +55,9 @@ pub struct Config {
     /// Attach empty programs, to measure what the hooks themselves cost.
     #[serde(skip)]
     pub noop_programs: bool,
+    /// Kernel programs that are not attached.
+    #[serde(skip)]
+    pub left_out: Vec<String>,
     /// Connections that are remembered.
     #[serde(skip)]
     pub connections: u32,
@@ -75,6 +78,7 @@ impl Default for Config {
             netns: Vec::new(),
             bpf_stats: false,
             noop_programs: false,
+            left_out: Vec::new(),
             connections: DEFAULT_CONNECTIONS,
             rows: DEFAULT_ROWS,
         }

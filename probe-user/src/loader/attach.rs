@@ -19,8 +19,16 @@ use super::{
     load::{open, program, refusal},
 };
 
-/// Loads and attaches the programs of the whole host. With `noop` the empty
-/// ones, which do nothing but cost what the hooks cost.
+/// Which programs are attached: all that are of use, but for a measurement or a test.
+#[derive(Clone, Copy, Debug)]
+pub struct Selection<'a> {
+    /// The empty ones instead, which do nothing but cost what the hooks cost.
+    pub noop: bool,
+    /// All but those of these names.
+    pub left_out: &'a [String],
+}
+
+/// Loads and attaches the programs of the whole host.
 ///
 /// `before` runs when the maps are there and nothing is attached yet.
 ///
@@ -30,12 +38,12 @@ use super::{
 pub fn host(
     btf: &Btf,
     globals: &Globals,
-    noop: bool,
+    selection: Selection<'_>,
     mut before: impl FnMut(&mut Loaded) -> anyhow::Result<()>,
 ) -> anyhow::Result<Loaded> {
     let mut globals = globals.clone();
     loop {
-        let result = attach_all(btf, &globals, noop, &mut before);
+        let result = attach_all(btf, &globals, selection, &mut before);
         match (result, globals.kfuncs.first()) {
             (Err(error), Some(kfunc)) if was_refused(&error) => {
                 // Some kernels have a function and keep it from tracing programs.
@@ -108,15 +116,24 @@ fn was_refused(error: &anyhow::Error) -> bool {
 fn attach_all(
     btf: &Btf,
     globals: &Globals,
-    noop: bool,
+    selection: Selection<'_>,
     before: &mut impl FnMut(&mut Loaded) -> anyhow::Result<()>,
 ) -> anyhow::Result<Loaded> {
     let mut loaded = Loaded::new(open(btf, globals, None)?);
     before(&mut loaded)?;
     tracing::debug!("made the maps");
     for info in PROGRAMS.iter().filter(|info| is_used(info, globals)) {
+        if selection.left_out.iter().any(|name| name == info.name) {
+            let hook = format!("{}/{}", info.hook_type.prefix(), info.hook);
+            tracing::warn!("left out: {} on {hook}", info.name);
+            let note = "left out, as --leave-out asks for".to_owned();
+            loaded.programs.push(program(info.name, hook, note));
+            continue;
+        }
         match info.hook_type {
-            HookType::Tracepoint => attach_with_replicas(&mut loaded, info, btf, globals, noop)?,
+            HookType::Tracepoint => {
+                attach_with_replicas(&mut loaded, info, btf, globals, selection.noop)?;
+            }
             HookType::Iterator => {
                 let result = load_iterator(&mut loaded.ebpf, info.name, info.hook, btf);
                 let note = result.err().map(|error| format!("{error:#}").into());

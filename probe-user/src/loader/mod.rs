@@ -9,7 +9,7 @@ mod log;
 pub mod maps;
 
 pub use self::{
-    attach::host,
+    attach::{Selection, host},
     device::DeviceProgram,
     iterate::{ITER_TASK_FILE, ITER_TCP, iterate},
     load::{Globals, Loaded, memory_bytes, possible_cpus},

@@ -20,6 +20,7 @@ const COUNTING: &[&str] = &[
     "first_byte",
     "full",
     "handshake",
+    "hidden",
     "loss",
     "many",
     "owner",
