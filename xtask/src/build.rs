@@ -24,7 +24,7 @@ pub fn executable(
         .args(["build", "--locked", "--package", package, "--bin", name])
         .arg("--message-format=json-render-diagnostics")
         .args(release.then_some("--release"));
-    cmd::piped(&mut command)?
+    cmd::piped(&format!("building {name}"), &mut command)?
         .lines()
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
         .filter(|message| message["target"]["name"] == name)

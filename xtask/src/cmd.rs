@@ -11,8 +11,11 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
+#[path = "../launcher/src/forward.rs"]
+mod forward;
+
 /// How often a long silent step says that it is still going on.
-const HEARTBEAT: Duration = Duration::from_secs(10);
+const HEARTBEAT: Duration = Duration::from_secs(5);
 /// How much of a failed step's output is shown.
 const TAIL_LINES: usize = 40;
 
@@ -46,14 +49,36 @@ pub fn output(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Runs `command` and returns what it printed to stdout; its stderr stays on the
-/// terminal.
-pub fn piped(command: &mut Command) -> Result<String> {
-    let output = command
+/// Runs `command`, says so as `name`, and returns what it printed to stdout; its stderr
+/// stays on the terminal, where cargo draws how far it is. Elsewhere a silence of some
+/// seconds has a line that says so.
+pub fn piped(name: &str, command: &mut Command) -> Result<String> {
+    say(name);
+    let draws = io::stderr().is_terminal();
+    let stderr = if draws {
+        Stdio::inherit()
+    } else {
+        Stdio::piped()
+    };
+    let mut child = command
         .stdin(Stdio::null())
-        .stderr(Stdio::inherit())
-        .output()
+        .stdout(Stdio::piped())
+        .stderr(stderr)
+        .spawn()
         .with_context(|| format!("`{}` cannot be run", line(command)))?;
+    let stderr = child.stderr.take();
+    let output = thread::scope(|scope| {
+        if let Some(stderr) = stderr {
+            scope.spawn(move || {
+                let still = |seconds| say(&format!("{name}: {seconds} s so far"));
+                if let Err(error) = forward::lines(stderr, |line| eprintln!("{line}"), still) {
+                    say(&format!("{name}: its messages cannot be read: {error}"));
+                }
+            });
+        }
+        child.wait_with_output()
+    })
+    .with_context(|| format!("`{}` cannot be waited for", line(command)))?;
     if !output.status.success() {
         bail!("`{}` failed ({})", line(command), output.status);
     }
@@ -70,7 +95,7 @@ pub fn shown(name: &str, command: &mut Command) -> Result<()> {
     finished(name, started, status, command)
 }
 
-/// Runs `command` with its output in the file `log`: says every ten seconds
+/// Runs `command` with its output in the file `log`: says every few seconds
 /// that it is still going on, and shows the end of the output if it fails.
 pub fn logged(name: &str, command: &mut Command, log: &Path) -> Result<()> {
     if let Some(parent) = log.parent() {

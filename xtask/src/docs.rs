@@ -53,12 +53,11 @@ impl Document {
 
     fn generate(&self, workspace: &Workspace) -> Result<String> {
         setup::ensure(workspace)?;
-        cmd::say(&format!("generating {}", self.path));
         let mut command = workspace.cargo();
         command
             .args(["run", "--quiet", "--locked", "--package", "probe-user"])
             .args(["--example", self.example]);
-        let text = cmd::piped(&mut command)?;
+        let text = cmd::piped(&format!("generating {}", self.path), &mut command)?;
         if text.is_empty() {
             bail!("`{}` printed nothing", cmd::line(&command));
         }

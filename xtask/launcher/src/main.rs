@@ -8,11 +8,16 @@
 use std::{
     env,
     ffi::OsString,
-    io::{self, BufRead as _, BufReader, IsTerminal as _},
+    io::{self, IsTerminal as _},
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Command, ExitCode, Stdio},
 };
+
+mod forward;
+
+/// What is done until xtask is there.
+const BUILDING: &str = "xtask: building xtask itself";
 
 fn main() -> ExitCode {
     match run() {
@@ -43,18 +48,19 @@ fn run() -> io::Result<ExitCode> {
     let mut child = build.spawn()?;
     if let Some(stderr) = child.stderr.take() {
         let mut is_first = true;
-        for line in BufReader::new(stderr).split(b'\n') {
-            let line = line?;
-            let line = String::from_utf8_lossy(&line);
-            if is_end(&line) {
-                continue;
+        let each = |line: &str| {
+            if is_end(line) {
+                return;
             }
             if is_first {
-                eprintln!("xtask: building xtask itself");
+                eprintln!("{BUILDING}");
                 is_first = false;
             }
             eprintln!("{line}");
-        }
+        };
+        forward::lines(stderr, each, |seconds| {
+            eprintln!("{BUILDING}: {seconds} s so far");
+        })?;
     }
     if !child.wait()?.success() {
         return Ok(ExitCode::FAILURE);

@@ -128,8 +128,7 @@ pub fn programs(workspace: &Workspace, options: &Options) -> Result<Programs> {
     command
         .args(["test", "--locked", "--package", "probe-tests", "--no-run"])
         .arg("--message-format=json-render-diagnostics");
-    cmd::say("building the test programs");
-    let messages = cmd::piped(&mut command)?;
+    let messages = cmd::piped("building the test programs", &mut command)?;
     let mut tests: Vec<PathBuf> = messages
         .lines()
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
