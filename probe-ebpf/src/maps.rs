@@ -90,9 +90,10 @@ pub static VISITED: Array<u64, 1, 0> = Array::new();
 #[btf_map]
 pub static SOCKETS: Array<u64, 1, MMAPABLE> = Array::new();
 
-/// Local ports of listeners, `netns << 16 | port`, as the socket iterator meets
-/// them. Tells the side where the backlog does not, and that the namespace has been
-/// visited. Full: such a server is taken for a client.
+/// Local ports of listeners, `netns << 16 | port`: as programs begin to listen, and as
+/// the socket iterator meets them. Tells the side where the backlog does not. The
+/// collector removes those that the iterator meets no more. Full: such a server is taken
+/// for a client.
 #[btf_map]
 pub static LISTENERS: HashMap<u64, u8, 4096, NO_PREALLOC> = HashMap::new();
 

@@ -2,6 +2,14 @@
 
 use super::pod;
 
+/// Value in the `LISTENERS` map: the socket iterator has met it.
+pub const MET: u8 = 1;
+/// Value in the `LISTENERS` map: a program has begun to listen, since the last iteration.
+pub const NEW: u8 = 2;
+/// Value in the `LISTENERS` map: likewise, and one iteration did not meet it. It may have
+/// come after the visit to its namespace.
+pub const NOT_MET: u8 = 3;
+
 /// Key of a listener in the `LISTENERS` map.
 #[inline(always)]
 pub const fn listener_key(netns: u32, port: u16) -> u64 {

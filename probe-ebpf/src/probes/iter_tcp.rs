@@ -13,7 +13,7 @@ use probe_common::{
         iter::{
             ConnectionRecord, Endpoint, ListenerRecord, RecordKind, SOCKET_STATES, state_index,
         },
-        listener::listener_key,
+        listener::{MET, listener_key},
         status,
     },
     hooks::Loss,
@@ -90,7 +90,7 @@ pub fn iter_tcp(ctx: *const Context) {
 fn listener(seq: *mut c_void, tp: TcpSock, netns: u32) {
     let sk = tp.sock();
     let key = listener_key(netns, sk.local_port());
-    if LISTENERS.insert(&key, &1, 0).is_err() {
+    if LISTENERS.insert(&key, &MET, 0).is_err() {
         lost::count(FULL, key);
     }
     let record = ListenerRecord {

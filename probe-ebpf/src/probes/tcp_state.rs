@@ -7,7 +7,7 @@
 use core::ffi::c_void;
 
 use probe_common::{
-    abi::listener::ListenerKey,
+    abi::listener::{ListenerKey, NEW, listener_key},
     hooks::Loss,
     labels::{ConnectFailure, Side},
     loss,
@@ -22,7 +22,7 @@ use crate::{
         watched,
     },
     lost,
-    maps::{self, LISTENER_DROPS},
+    maps::{self, LISTENER_DROPS, LISTENERS},
     preempt,
 };
 
@@ -33,6 +33,7 @@ const FULL: Loss = loss!(sock_set_state, MapFull);
 fn tells(old: u8, new: u8) -> bool {
     match new {
         state::SYN_SENT => true,
+        state::LISTEN => true,
         // A child; both ends sending a SYN at once stays the client's.
         state::SYN_RECV => old == state::LISTEN,
         state::ESTABLISHED => old != state::LISTEN,
@@ -72,6 +73,7 @@ pub fn sock_set_state(ctx: *const c_void) {
     match new {
         state::SYN_SENT => conn::start_handshake(sk, Side::Client),
         state::SYN_RECV => conn::start_handshake(sk, Side::Server),
+        state::LISTEN => started_listening(sk),
         _ => {
             if let Some(tp) = sk.surely_tcp() {
                 moved(tp, old, new);
@@ -119,6 +121,17 @@ fn moved(tp: TcpSock, old: u8, new: u8) {
                 conn::left_established(conn, tp, new);
             }
         }
+    }
+}
+
+/// A program begins to listen: what comes on that port is a server's from now on. Without
+/// a port, which the kernel is about to choose, the iterator has to meet it.
+#[inline(always)]
+fn started_listening(sk: Sock) {
+    let port = sk.local_port();
+    let key = listener_key(sk.netns(), port);
+    if port != 0 && LISTENERS.insert(&key, &NEW, 0).is_err() {
+        lost::count(FULL, key);
     }
 }
 

@@ -12,7 +12,7 @@ use aya::{
 };
 use probe_common::abi::{
     iter::{ConnectionRecord, ListenerRecord, RecordKind},
-    listener::{ListenerKey, listener_key, listener_netns},
+    listener::{self, ListenerKey, listener_key, listener_netns},
     status,
 };
 
@@ -150,12 +150,15 @@ impl Collector {
     /// Forgets the listeners that are gone: a client may get their port.
     fn forget_listeners(&mut self, seen: &SeenSockets) -> anyhow::Result<()> {
         let mut known: BpfHash<&mut MapData, u64, u8> = self.host.map_mut("LISTENERS")?;
-        let keys = known.keys().collect::<Result<Vec<u64>, _>>()?;
+        let all = known.iter().collect::<Result<Vec<(u64, u8)>, _>>()?;
         let is_gone = |key: &u64| {
             !seen.listening.contains(key) && !seen.left_out.contains(&listener_netns(*key))
         };
-        for key in keys.into_iter().filter(is_gone) {
-            known.remove(&key)?;
+        for (key, value) in all.into_iter().filter(|(key, _)| is_gone(key)) {
+            match value {
+                listener::NEW => known.insert(key, listener::NOT_MET, 0)?,
+                _ => known.remove(&key)?,
+            }
         }
         Ok(())
     }
