@@ -9,6 +9,10 @@ use probe_common::{
 #[unsafe(no_mangle)]
 pub static LAYOUT: KernelLayout = KernelLayout::from_values([ABSENT; ENTRIES.len()]);
 
+/// How the kernel writes a place in its code: name of the function, offset and size.
+#[unsafe(no_mangle)]
+pub static PLACE_FORMAT: [u8; 4] = *b"%pB\0";
+
 /// The settings.
 #[unsafe(no_mangle)]
 pub static CONFIG: ProbeConfig = ProbeConfig {

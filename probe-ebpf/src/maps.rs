@@ -10,7 +10,7 @@ use probe_common::{
     abi::{
         config::MAX_NETNS,
         conn::Conn,
-        drop::{CORE_REASONS, DropKey},
+        drop::{self, CORE_REASONS, DropKey, DropSample, SampleGroup},
         flow::{Flow, Traffic},
         listener::ListenerKey,
         owner::{self, Name},
@@ -163,6 +163,21 @@ pub static DROPS: HashMap<DropKey, u64, 4096, NO_PREALLOC> = HashMap::new();
 /// likewise. Full: the drop counts as a folded one in one of the two maps above.
 #[btf_map]
 pub static SERVICE_DROPS: HashMap<DropKey, u64, 8192, NO_PREALLOC> = HashMap::new();
+
+/// How many samples of dropped packets were taken, by the group of the reason. Written by
+/// the drop program, read by the collector through a mapping.
+#[btf_map]
+pub static SAMPLE_GROUPS: Array<SampleGroup, { drop::SAMPLE_GROUPS as usize }, MMAPABLE> =
+    Array::new();
+
+/// The newest samples of dropped packets, see [`DropSample`]. Written and read likewise.
+/// A sample replaces the oldest of its group.
+#[btf_map]
+pub static DROP_SAMPLES: Array<
+    DropSample,
+    { (drop::SAMPLE_GROUPS * drop::GROUP_SAMPLES) as usize },
+    MMAPABLE,
+> = Array::new();
 
 /// Marks of events that a program or one of its replicas has taken, see
 /// [`preempt`](crate::preempt). Written and read by these; a mark that another one

@@ -9,6 +9,7 @@ pub mod actor;
 pub mod crowd;
 pub mod daemon;
 pub mod delay;
+pub mod filter;
 pub mod flatten;
 pub mod frame;
 pub mod http;

@@ -6,11 +6,7 @@ use std::{
 };
 
 use probe_tests::{
-    daemon::Daemon,
-    load,
-    netns::{Netns, Pair},
-    poll, refuse, skip,
-    truth::Table,
+    daemon::Daemon, filter::Filter, load, netns::Pair, poll, refuse, skip, truth::Table,
 };
 use probe_user::model::{Connection, Snapshot};
 use socket2::Protocol;
@@ -31,44 +27,6 @@ fn of_all(snapshot: &Snapshot, reason: &str) -> u64 {
         .filter(|drop| drop.reason == reason && drop.protocol == "tcp")
         .map(|drop| drop.count)
         .sum()
-}
-
-/// A table of nftables whose one rule drops what it matches and counts it.
-struct Filter<'a>(&'a Netns);
-
-impl<'a> Filter<'a> {
-    const TABLE: &'static str = "table inet ep";
-
-    fn new(netns: &'a Netns, hook: &str, rule: &str) -> Self {
-        netns.nft(&format!(
-            "{} {{
-                counter dropped {{}};
-                chain filter {{ type filter hook {hook} priority raw; {rule} counter name dropped drop; }};
-            }}",
-            Self::TABLE
-        ));
-        Self(netns)
-    }
-
-    /// What it has dropped.
-    fn dropped(&self) -> u64 {
-        let listed = self.0.command("nft", &["list", "counters"]);
-        let mut words = listed.split_whitespace();
-        words.find(|word| *word == "packets").expect("a counter");
-        let packets = words.next().expect("a number");
-        packets.parse().expect("a number")
-    }
-
-    /// Drops until at least so many are gone; returns how many are in the end.
-    fn until(self, least: u64) -> u64 {
-        poll::until("packets are dropped", || {
-            (self.dropped() >= least).then_some(())
-        });
-        self.0.nft("flush chain inet ep filter");
-        let dropped = self.dropped();
-        self.0.nft(&format!("delete {}", Self::TABLE));
-        dropped
-    }
 }
 
 /// A snapshot of a daemon that knows the listeners of a port.

@@ -66,6 +66,12 @@ impl AnySock {
         self.member(global!(LAYOUT.sk_protocol))
     }
 
+    /// As [`TcpSock::backlog`](super::sock::TcpSock::backlog), of a full socket.
+    #[inline(always)]
+    pub fn backlog(self) -> u32 {
+        self.member(global!(LAYOUT.sk_max_ack_backlog))
+    }
+
     /// Local port.
     #[inline(always)]
     pub fn local_port(self) -> u16 {

@@ -37,13 +37,15 @@ const TCP_FLAGS: u8 = 0x3f;
 const IPV4_OFFSET: u16 = 0x1fff;
 
 /// The two ends of a packet.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub struct PacketFlow {
     /// Source address.
     pub source: Address,
     /// Destination address.
     pub destination: Address,
-    /// Destination port, 0 where there is none.
+    /// Source port, 0 where there is none.
+    pub source_port: u16,
+    /// Destination port, likewise.
     pub destination_port: u16,
 }
 
@@ -247,10 +249,11 @@ impl Skb {
             Some(behind) if has_ports => self.network(behind as isize),
             _ => None,
         };
-        let [_, destination_port] = ports.unwrap_or_default();
+        let [source_port, destination_port] = ports.unwrap_or_default();
         Some(PacketFlow {
             source,
             destination,
+            source_port: u16::from_be(source_port),
             destination_port: u16::from_be(destination_port),
         })
     }

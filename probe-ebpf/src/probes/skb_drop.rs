@@ -1,5 +1,6 @@
 //! `kfree_skb`: packets that the kernel dropped, by its own reason.
 
+mod sample;
 mod whose;
 
 use core::ffi::c_void;
@@ -51,11 +52,16 @@ pub fn kfree_skb(ctx: *const c_void) {
         return;
     }
     let protocol = skb.protocol();
-    let row = if may_be_somebodys(reason) && matches!(protocol, Protocol::Tcp) {
-        whose::row(skb, rx_sk, reason)
-    } else {
-        NOBODY
+    if !is_looked_at(reason) {
+        return count(NOBODY, reason, protocol);
+    }
+    let row = match protocol {
+        Protocol::Tcp => whose::row(skb, rx_sk, reason),
+        _ => NOBODY,
     };
+    if sample::is_due(reason) {
+        sample::take(ctx, rx_sk, row, protocol);
+    }
     if row == NOBODY {
         count(NOBODY, reason, protocol);
     } else {
@@ -63,10 +69,10 @@ pub fn kfree_skb(ctx: *const c_void) {
     }
 }
 
-/// Whether to look for whose it is. A short connection makes one drop that nobody lacks,
-/// and to look for its service would cost more than all the rest.
+/// Whether to look for whose it is, and to keep a sample. A short connection makes one
+/// drop that nobody lacks, and to look for its service would cost more than all the rest.
 #[inline(always)]
-fn may_be_somebodys(reason: u32) -> bool {
+fn is_looked_at(reason: u32) -> bool {
     if reason >= CORE_REASONS {
         return true;
     }

@@ -48,7 +48,7 @@ impl Collector {
         let now_ns = clocks::monotonic_ns();
         let mut processes = Processes::new();
         let connections = records.iter().map(|record| {
-            let listener = self.listeners.of(record);
+            let listener = self.listeners.of(&record.socket);
             let socket_pids = &self.attribution.owners.socket_pids;
             // The last is of use while it waits for `accept()`.
             let pids = [

@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use probe_common::abi::{
-    iter::{ConnectionRecord, Endpoint, ListenerRecord},
+    iter::{Endpoint, ListenerRecord},
     listener::ListenerKey,
 };
 
@@ -173,9 +173,9 @@ impl Listeners {
         all.map(|(_, record)| record)
     }
 
-    /// The listener that a connection came from, as far as its address tells.
-    pub fn of(&self, connection: &ConnectionRecord) -> Option<&Endpoint> {
-        let connection = &connection.socket;
+    /// The listener that the socket of a connection came from, as far as its address
+    /// tells.
+    pub fn of(&self, connection: &Endpoint) -> Option<&Endpoint> {
         let all = &self.namespaces.get(&connection.netns)?.listening;
         let of_port = all
             .iter()

@@ -2,6 +2,7 @@
 //! [`Snapshot`] of what they hold.
 
 mod connections;
+mod drop_samples;
 mod drops;
 mod listeners;
 mod mmap_array;
@@ -36,9 +37,9 @@ use probe_common::{
 };
 
 use self::{
-    drops::CoreDrops, listeners::Listeners, namespaces::Namespaces, self_metrics::Skipped,
-    shield::ShieldWatch, socket_states::SocketStates, tcp::Rows, watched::WatchedNumbers,
-    xdp::XdpDevice,
+    drop_samples::DropSamples, drops::CoreDrops, listeners::Listeners, namespaces::Namespaces,
+    self_metrics::Skipped, shield::ShieldWatch, socket_states::SocketStates, tcp::Rows,
+    watched::WatchedNumbers, xdp::XdpDevice,
 };
 use crate::{
     attribution::{Attribution, owners::Processes},
@@ -69,6 +70,7 @@ pub struct Collector {
     devices: Vec<XdpDevice>,
     rows: Rows,
     core_drops: CoreDrops,
+    drop_samples: DropSamples,
     attribution: Attribution,
     reasons: Reasons,
     listeners: Listeners,
@@ -170,12 +172,14 @@ impl Collector {
         let devices = xdp::attach(config, &btf, &globals, interfaces)?;
         let rows = Rows::new(&host, config.rows, shards)?;
         let core_drops = CoreDrops::new(&host, shards)?;
+        let drop_samples = DropSamples::new(&host)?;
         let socket_states = SocketStates::new(&host, config.rows)?;
         let mut collector = Self {
             host,
             devices,
             rows,
             core_drops,
+            drop_samples,
             attribution,
             reasons,
             listeners: Listeners::default(),
@@ -236,6 +240,9 @@ impl Collector {
         snapshot.listen_overflows = self.listeners.overflows();
         let drops = self.drops()?;
         snapshot.drops = drops.rows;
+        self.read_drop_samples()?;
+        snapshot.last_drops = self.drop_samples.newest().to_vec();
+        snapshot.drops_sampled = self.drop_samples.taken();
         for device in &mut self.devices {
             device.follow();
             snapshot.devices.push(device.read()?);

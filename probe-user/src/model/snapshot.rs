@@ -46,6 +46,13 @@ pub struct Snapshot {
     pub listen_overflows: u64,
     /// Packets that the kernel dropped.
     pub drops: Vec<Drop>,
+    /// Some of those that are a loss, the newest first: at most 64, of one reason at
+    /// most 8, and of some reasons together at most one in 16 jiffies.
+    #[serde(default)]
+    pub last_drops: Vec<LastDrop>,
+    /// How many of them were looked at so; the others are counted only.
+    #[serde(default)]
+    pub drops_sampled: u64,
     /// Interfaces with an XDP program.
     pub devices: Vec<Device>,
     /// Connections that are open now. Filled only where a client asks for it
@@ -196,6 +203,43 @@ pub struct Drop {
     pub svc: String,
     /// Packets.
     pub count: u64,
+}
+
+/// A packet that the kernel dropped.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LastDrop {
+    /// When, seconds since 1970-01-01 UTC.
+    pub time_seconds: f64,
+    /// As [`Drop::subsystem`].
+    pub subsystem: String,
+    /// As [`Drop::reason`].
+    pub reason: String,
+    /// As [`Drop::protocol`].
+    pub protocol: String,
+    /// Function of the kernel that dropped it and the offset in it, `name+0x12`, with
+    /// ` [module]` where it is of one; `unavailable` where the kernel did not tell.
+    pub function: String,
+    /// Source, `address:port`, `[address]:port`, or an address where there are no ports;
+    /// absent where it could not be read.
+    pub source: Option<String>,
+    /// Destination, likewise.
+    pub destination: Option<String>,
+    /// Number of the network namespace.
+    pub netns: u32,
+    /// As [`Drop::side`].
+    pub side: String,
+    /// As [`Drop::svc`].
+    pub svc: String,
+    /// As [`Connection::owner`], of the socket or the listener that it belongs to.
+    pub owner: Option<String>,
+    /// Process that called `connect()`, or that holds the listener; absent where there is
+    /// none.
+    pub pid: Option<u32>,
+    /// Name of that process.
+    pub process: Option<String>,
+    /// As [`Connection::cgroup`].
+    pub cgroup: Option<String>,
 }
 
 /// An interface with an XDP program.

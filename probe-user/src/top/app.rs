@@ -44,7 +44,11 @@ impl Screen {
             }
             Self::Drops => (
                 tables::drops(input),
-                vec![tables::resets(input), tables::housekeeping(input)],
+                vec![
+                    tables::last_drops(input),
+                    tables::resets(input),
+                    tables::housekeeping(input),
+                ],
             ),
             Self::Cost => (
                 tables::programs(input),

@@ -11,6 +11,8 @@ use crate::table::format::{Value, duration};
 
 /// Rows of the table of packet flows; the JSON form has them all.
 const MAX_FLOWS: usize = 10;
+/// Rows of the table of the last drops, likewise.
+const MAX_DROPS: usize = 10;
 
 /// The report. Sections with nothing in them say so.
 pub fn report(snapshot: &Snapshot, host: &str, style: Style) -> String {
@@ -24,9 +26,12 @@ pub fn report(snapshot: &Snapshot, host: &str, style: Style) -> String {
     for problem in health::problems(snapshot) {
         let _ = writeln!(text, "! {}", problem.replace(char::is_control, " "));
     }
+    let mut last_drops = tables::last_drops(input);
+    last_drops.rows.truncate(MAX_DROPS);
     let mut tables = vec![
         tables::services(input),
         tables::drops(input),
+        last_drops,
         tables::resets(input),
         tables::housekeeping(input),
         tables::listeners(input),

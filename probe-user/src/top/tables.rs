@@ -9,8 +9,8 @@ use crate::attribution::NOBODY_LABEL;
 use crate::kernel::drop_class::{HOUSEKEEPING, LOSS};
 use crate::model::delta::Delta;
 use crate::model::{
-    Connection, Device, DeviceTraffic, Drop, Histogram, ListenSocket, Listener, Lost, MapUse,
-    PacketFlow, Program, Reset, Snapshot, TcpSeries,
+    Connection, Device, DeviceTraffic, Drop, Histogram, LastDrop, ListenSocket, Listener, Lost,
+    MapUse, PacketFlow, Program, Reset, Snapshot, TcpSeries,
 };
 use crate::table::format::Value;
 use crate::table::{Basis, Column, Table, columns};
@@ -261,6 +261,29 @@ fn drops_of(class: &str, title: &'static str, none: &'static str, input: TableIn
     // What nobody lacks is nobody's.
     Table::build(title, empty, "packets", columns, &rows, input.basis)
         .without_empty(&["side", "svc"])
+}
+
+/// Some of the packets that the kernel dropped last.
+pub fn last_drops(input: TableInput<'_>) -> Table {
+    let columns: &[Column<(f64, &LastDrop)>] = columns![(f64, &LastDrop);
+        "ago" Plain 1 |(now, d), _| Value::Seconds((now - d.time_seconds).max(0.0));
+        "reason" Plain 0 |(_, d), _| text(&d.reason);
+        "function" Plain 2 |(_, d), _| text(&d.function);
+        "protocol" Plain 4 |(_, d), _| text(&d.protocol);
+        "source" Plain 1 |(_, d), _| optional(d.source.as_ref());
+        "destination" Plain 1 |(_, d), _| optional(d.destination.as_ref());
+        "side" Plain 5 |(_, d), _| somebody(&d.side);
+        "svc" Plain 3 |(_, d), _| somebody(&d.svc);
+        "process" Plain 6 |(_, d), _| optional(d.process.as_ref());
+        "owner" Plain 5 |(_, d), _| optional(d.owner.as_ref());
+        "netns" Plain 7 |(_, d), _| text(&d.netns.to_string());
+    ];
+    let now = input.now.timestamp_seconds;
+    let rows: Vec<_> = (input.now.last_drops.iter())
+        .map(|one| (now, one))
+        .collect();
+    let empty = nothing(input.now, &["kfree_skb"], "the kernel dropped no packet");
+    Table::build("last drops", empty, "", columns, &rows, input.basis)
 }
 
 /// Resets by direction and reason.

@@ -21,6 +21,7 @@ const COUNTING: &[&str] = &[
     "full",
     "handshake",
     "hidden",
+    "last_drops",
     "loss",
     "many",
     "owner",

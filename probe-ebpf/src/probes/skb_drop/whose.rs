@@ -64,19 +64,21 @@ fn find(sk: AnySock) -> Found {
     let is_tcp = || matches!(sk.protocol(), IPPROTO_TCP | IPPROTO_MPTCP);
     match sk.state() {
         state::NEW_SYN_RECV => Found::Connection(Side::Server),
-        state::TIME_WAIT => Found::Connection(side_of(sk)),
+        // One on a listener's port is the listener's. Elsewhere nothing is left that tells.
+        state::TIME_WAIT if is_listeners(sk) => Found::Connection(Side::Server),
+        state::TIME_WAIT => Found::Connection(Side::Unknown),
         _ if !is_tcp() => Found::Nothing,
         state::LISTEN => Found::Listener,
-        _ => Found::Connection(side_of(sk)),
+        // As in `conn::side_of`.
+        _ if sk.backlog() != 0 || is_listeners(sk) => Found::Connection(Side::Server),
+        _ => Found::Connection(Side::Client),
     }
 }
 
+/// Whether somebody listens on the local port of a socket.
 #[inline(always)]
-fn side_of(sk: AnySock) -> Side {
-    match conn::is_listener_port(sk.netns(), sk.local_port()) {
-        true => Side::Server,
-        false => Side::Client,
-    }
+fn is_listeners(sk: AnySock) -> bool {
+    conn::is_listener_port(sk.netns(), sk.local_port())
 }
 
 /// The row of a socket that knows both of its ends.

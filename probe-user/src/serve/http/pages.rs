@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::export::families::REVISION;
-use crate::model::{Lost, MapUse, NetworkNamespaces, Program, Shield, Snapshot};
+use crate::model::{LastDrop, Lost, MapUse, NetworkNamespaces, Program, Shield, Snapshot};
 
 /// What `/status` shows.
 #[derive(Serialize)]
@@ -36,6 +36,7 @@ struct DaemonStatus<'a> {
     maps: &'a [MapUse],
     /// Only what is not zero.
     lost: Vec<&'a Lost>,
+    last_drops: &'a [LastDrop],
 }
 
 #[derive(Serialize)]
@@ -75,6 +76,7 @@ pub fn status(latest: Result<Arc<Snapshot>, String>) -> serde_json::Result<Vec<u
             log_lines_lost: snapshot.process.log_lines_lost,
             maps: &snapshot.maps,
             lost: snapshot.lost.iter().filter(|lost| lost.count > 0).collect(),
+            last_drops: &snapshot.last_drops,
         }),
     };
     let mut body = serde_json::to_vec_pretty(&status)?;
