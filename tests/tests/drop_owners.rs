@@ -8,7 +8,7 @@ use std::{
 use probe_tests::{
     daemon::Daemon, filter::Filter, load, netns::Pair, poll, refuse, skip, truth::Table,
 };
-use probe_user::model::{Connection, Snapshot};
+use probe_user::model::{Connection, Snapshot, TcpSeries};
 use socket2::Protocol;
 
 /// Drops of TCP that are a loss, by reason, side and service.
@@ -186,5 +186,47 @@ fn what_a_full_accept_queue_drops_is_its_services() {
         (sum == overflows as u64).then_some(())
     });
     drop((listener, clients));
+    daemon.stop();
+}
+
+#[test]
+fn more_services_than_rows_leave_the_sum_exact() {
+    let Some(_turn) = skip::turn("more_services_than_rows_leave_the_sum_exact") else {
+        return;
+    };
+    const EACH: u32 = 3;
+    let pair = Pair::new();
+    let ports = 8080..8090;
+    let daemon = Daemon::start(&pair.both(), &["--rows", "3"]);
+    let at = |port| SocketAddr::new(Pair::SERVER_V4, port);
+    let listen = |port| pair.server.run(|| load::listen(at(port), Protocol::TCP, 8));
+    let listeners: Vec<_> = (ports.clone())
+        .map(|port| listen(port).expect("a listener"))
+        .collect();
+    knowing(&daemon, "8089");
+    let filter = Filter::new(&pair.server, "prerouting", "tcp dport 8080-8089");
+    let clients: Vec<_> = ports
+        .clone()
+        .flat_map(|port| refuse::waiting(&pair.client, at(port), EACH, 1))
+        .collect();
+    let sent = u64::from(EACH) * ports.len() as u64;
+    poll::until("all are dropped", || {
+        (filter.dropped() >= sent).then_some(())
+    });
+    // Nobody sends a SYN again that would be let through.
+    drop(clients);
+    let dropped = filter.until(sent);
+    let snapshot = daemon.snapshot();
+    let own: Vec<u64> = ports
+        .map(|port| count(&snapshot, "NETFILTER_DROP", "server", &port.to_string()))
+        .collect();
+    let folded = count(&snapshot, "NETFILTER_DROP", "unknown", "other");
+    println!("{own:?} with a row of their own, {folded} folded");
+    assert!(own.iter().any(|&count| count > 0) && folded > 0);
+    assert_eq!(own.iter().sum::<u64>() + folded, dropped);
+    // A row that only tells whose drops are is no series of connections.
+    let is_server = |one: &TcpSeries| one.labels.side == "server";
+    assert!(!snapshot.tcp.iter().any(is_server), "{:?}", snapshot.tcp);
+    drop(listeners);
     daemon.stop();
 }
