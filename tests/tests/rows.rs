@@ -11,7 +11,7 @@ use probe_tests::{daemon::Daemon, netns::Netns, poll, skip, truth};
 use probe_user::model::Snapshot;
 
 /// Ports at which all threads arrive at once: each has a row for each side.
-const RACES: u16 = 400;
+const RACES: u32 = 400;
 /// Ports after that, one after the other: they take the rows that were left over.
 const AFTER: u16 = 40;
 
@@ -33,7 +33,8 @@ fn rows_that_are_asked_for_at_once_are_given_once() {
     let daemon = Daemon::start(&[&netns], &["--rows", "2000"]);
     // The overflow row alone.
     let shards = entries(&daemon.snapshot());
-    let ports = 10_000..10_000 + RACES + AFTER;
+    let races = u16::try_from(skip::scaled(RACES)).expect("a few ports");
+    let ports = 10_000..10_000 + races + AFTER;
     let address = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     netns.run(|| {
         let listeners: Vec<_> = ports
@@ -44,19 +45,19 @@ fn rows_that_are_asked_for_at_once_are_given_once() {
         thread::scope(|scope| {
             for _ in 0..THREADS {
                 scope.spawn(|| {
-                    for port in ports.clone().take(RACES.into()) {
+                    for port in ports.clone().take(races.into()) {
                         together.wait();
                         drop(TcpStream::connect(address(port)).expect("a connection"));
                     }
                 });
             }
         });
-        for port in ports.clone().skip(RACES.into()) {
+        for port in ports.clone().skip(races.into()) {
             drop(TcpStream::connect(address(port)).expect("a connection"));
         }
         drop(listeners);
     });
-    let ends = 2 * (THREADS as u64 * u64::from(RACES) + u64::from(AFTER));
+    let ends = 2 * (THREADS as u64 * u64::from(races) + u64::from(AFTER));
     let snapshot = poll::until("all are closed", || {
         let snapshot = daemon.snapshot();
         let closed = truth::sum(&snapshot, "", |one| one.closed.sum());

@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result, bail};
 mod forward;
 
 /// How often a long silent step says that it is still going on.
-const HEARTBEAT: Duration = Duration::from_secs(5);
+const HEARTBEAT: Duration = Duration::from_secs(4);
 /// How much of a failed step's output is shown.
 const TAIL_LINES: usize = 40;
 
