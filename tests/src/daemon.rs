@@ -374,7 +374,7 @@ impl Daemon {
     fn fresh(&self, connections: usize) -> Snapshot {
         let asked = now();
         poll::until("a fresh snapshot", || {
-            let snapshot = self.ask(Request { connections });
+            let snapshot = self.ask(connections);
             (snapshot.timestamp_seconds - snapshot.duration_seconds > asked).then_some(snapshot)
         })
     }
@@ -386,7 +386,7 @@ impl Daemon {
     /// Where the daemon does not answer.
     #[track_caller]
     pub fn latest(&self) -> Snapshot {
-        self.ask(Request::default())
+        self.ask(0)
     }
 
     /// A snapshot with the connections that are open.
@@ -396,11 +396,15 @@ impl Daemon {
     /// Where the daemon does not answer.
     #[track_caller]
     pub fn connections(&self) -> Snapshot {
-        self.ask(Request { connections: ALL })
+        self.ask(ALL)
     }
 
     #[track_caller]
-    fn ask(&self, request: Request) -> Snapshot {
+    fn ask(&self, connections: usize) -> Snapshot {
+        let request = Request {
+            connections,
+            known: None,
+        };
         let deadline = Instant::now() + poll::PATIENCE;
         loop {
             match client::fetch(&self.socket(), request, FETCH) {

@@ -12,6 +12,25 @@ use super::{Histogram, TcpLabels, TcpSeries};
 /// Version of the serialised form.
 pub const SCHEMA: u32 = 2;
 
+/// What makes a snapshot another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// Bits of [`Snapshot::start_seconds`].
+    pub start: u64,
+    /// Bits of [`Snapshot::timestamp_seconds`].
+    pub taken: u64,
+}
+
+impl Snapshot {
+    /// Which one it is, of all daemons of this host.
+    pub fn identity(&self) -> Identity {
+        Identity {
+            start: self.start_seconds.to_bits(),
+            taken: self.timestamp_seconds.to_bits(),
+        }
+    }
+}
+
 /// All that is known at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Snapshot {

@@ -51,6 +51,7 @@ impl SnapshotSource for Running {
         let mut snapshot = crate::model::sample::snapshot();
         snapshot.connections.clear();
         snapshot.tcp[0].opened = n;
+        snapshot.timestamp_seconds += n as f64;
         Ok(snapshot)
     }
 

@@ -95,7 +95,10 @@ impl SnapshotSource for DaemonSource {
         } else {
             TIMEOUT
         };
-        let request = Request { connections: limit };
+        let request = Request {
+            connections: limit,
+            known: None,
+        };
         Ok(unix::fetch(&self.0, request, patience)?)
     }
 }

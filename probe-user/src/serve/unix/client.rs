@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
@@ -27,13 +28,48 @@ pub async fn fetch_async(
     request: Request,
     timeout: Duration,
 ) -> Result<Snapshot, SocketError> {
+    let request = Request {
+        known: None,
+        ..request
+    };
+    let answer = ask(path, request, timeout).await?;
+    answer.ok_or(SocketError::NotEdgeprobe)
+}
+
+/// Asks the daemon for its latest snapshot and waits for at most `timeout`; gives
+/// `known` back where that is the latest.
+///
+/// # Errors
+///
+/// There is no daemon, it has no fresh snapshot, or it does not answer.
+pub async fn fetch_newer(
+    path: &Path,
+    known: Option<Arc<Snapshot>>,
+    timeout: Duration,
+) -> Result<Arc<Snapshot>, SocketError> {
+    let request = Request {
+        connections: 0,
+        known: known.as_deref().map(Snapshot::identity),
+    };
+    match ask(path, request, timeout).await? {
+        Some(newer) => Ok(Arc::new(newer)),
+        None => known.ok_or(SocketError::NotEdgeprobe),
+    }
+}
+
+/// `None`: it is the one that is known.
+async fn ask(
+    path: &Path,
+    request: Request,
+    timeout: Duration,
+) -> Result<Option<Snapshot>, SocketError> {
     match tokio::time::timeout(timeout, exchange(path, request)).await {
         Ok(result) => result,
         Err(_) => Err(SocketError::Timeout(timeout)),
     }
 }
 
-async fn exchange(path: &Path, request: Request) -> Result<Snapshot, SocketError> {
+async fn exchange(path: &Path, request: Request) -> Result<Option<Snapshot>, SocketError> {
     let mut stream = UnixStream::connect(path)
         .await
         .map_err(|error| match error.kind() {
@@ -55,18 +91,21 @@ async fn exchange(path: &Path, request: Request) -> Result<Snapshot, SocketError
         protocol::MAX_REQUEST,
     )
     .await;
-    let response =
-        protocol::read(&mut stream, &[FrameKind::Response], protocol::MAX_RESPONSE).await;
-    let body = match (response, written) {
+    let kinds = [FrameKind::Response, FrameKind::Unchanged];
+    let response = protocol::read(&mut stream, &kinds, protocol::MAX_RESPONSE).await;
+    let (kind, body) = match (response, written) {
         (Err(SocketError::Truncated), Err(error)) => return Err(error),
         (Err(error), _) => return Err(error),
-        (Ok((_, body)), _) => body,
+        (Ok(answer), _) => answer,
     };
+    if kind == FrameKind::Unchanged {
+        return Ok(None);
+    }
     let mut snapshot: Snapshot = decode(body).await?;
     if request.connections > 0 {
         snapshot.connections = connections(&mut stream, request.connections).await?;
     }
-    Ok(snapshot)
+    Ok(Some(snapshot))
 }
 
 /// Reads frames of connections up to the end; `limit` were asked for.

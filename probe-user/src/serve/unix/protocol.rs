@@ -1,7 +1,8 @@
 //! Frames on the socket.
 //!
 //! A client connects, sends one request frame, gets the answer and is disconnected.
-//! The answer is a response frame with the snapshot. Where connections were asked for,
+//! The answer is a response frame with the snapshot, or an unchanged frame where the client
+//! has told that it has the latest one already. Where connections were asked for,
 //! they follow in frames of some hundreds at most, and then a frame says that these were
 //! all. In place of any of these frames an error frame may end the answer.
 //!
@@ -12,14 +13,14 @@
 //! | 0..4 | `EPRB` |
 //! | 4..6 | version of the protocol, big-endian |
 //! | 6..8 | version of the snapshot's schema, big-endian |
-//! | 8 | kind: 1 request, 2 response, 3 error, 4 connections, 5 end |
+//! | 8 | kind: 1 request, 2 response, 3 error, 4 connections, 5 end, 6 unchanged |
 //! | 9..12 | zero |
 //! | 12..16 | length of the body, big-endian |
 //!
 //! The header keeps its layout in every version, so that two programs of
 //! different versions can tell each other so. The body of a request is JSON, and so is
 //! that of a response (the snapshot without connections) and of connections (a list of
-//! them); that of an error is text, and an end has none.
+//! them); that of an error is text, and an end and an unchanged one have none.
 
 use std::io;
 use std::path::PathBuf;
@@ -30,7 +31,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use crate::model;
 
 /// Version of the protocol.
-pub const VERSION: u16 = 3;
+pub const VERSION: u16 = 4;
 /// Largest body of a request.
 pub const MAX_REQUEST: u32 = 4 << 10;
 /// Largest body of a response.
@@ -50,6 +51,9 @@ const HEADER: usize = 16;
 pub struct Request {
     /// How many [`model::Snapshot::connections`] there may be.
     pub connections: usize,
+    /// The snapshot that the client has: it is not sent again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub known: Option<model::Identity>,
 }
 
 /// Why there is no answer.
@@ -138,6 +142,8 @@ pub enum FrameKind {
     Connections = 4,
     /// There are no more of them.
     End = 5,
+    /// The answer: the latest snapshot is the one that the client has.
+    Unchanged = 6,
 }
 
 /// The header of a frame of this version.

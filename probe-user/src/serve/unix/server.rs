@@ -87,6 +87,12 @@ impl Server {
         let request = self.request(stream).await?;
         activity.moves();
         let latest = self.latest().await?;
+        let is_known = request.known == Some(latest.snapshot.identity());
+        if is_known && request.connections == 0 {
+            return self
+                .write(stream, activity, FrameKind::Unchanged, &[])
+                .await;
+        }
         // Others are answered meanwhile.
         let json = tokio::task::spawn_blocking(move || latest.json())
             .await

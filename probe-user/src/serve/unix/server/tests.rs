@@ -7,7 +7,7 @@ use super::*;
 use crate::model::SCHEMA;
 use crate::sampler::SamplerThread;
 use crate::sampler::fake::Fake;
-use crate::serve::unix::fetch;
+use crate::serve::unix::{client, fetch};
 
 const SHORT: Duration = Duration::from_millis(300);
 const LONG: Duration = Duration::from_secs(20);
@@ -56,7 +56,7 @@ impl Server {
     }
 
     fn fetch(&self, connections: usize) -> Result<crate::model::Snapshot, SocketError> {
-        fetch(&self.path, Request { connections }, LONG)
+        fetch(&self.path, asking(connections), LONG)
     }
 
     /// Sends bytes and reads what comes back until the end.
@@ -95,6 +95,49 @@ fn a_snapshot_arrives_with_and_without_connections() {
     assert_eq!(live.resets, plain.resets);
 }
 
+fn asking(connections: usize) -> Request {
+    Request {
+        connections,
+        known: None,
+    }
+}
+
+#[test]
+fn a_snapshot_that_is_known_is_not_sent_again() {
+    // The first one stays the latest.
+    let (sampler, _thread) = Fake::default().spawn(Duration::from_secs(60));
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("x.sock");
+    crate::sampler::fake::block(async {
+        assert!(sampler.first().await);
+        let listener = UnixListener::bind(&path).unwrap();
+        tokio::spawn(serve(listener, sampler));
+        let newer = |known| client::fetch_newer(&path, known, LONG);
+        let first = newer(None).await.unwrap();
+        let same = newer(Some(Arc::clone(&first))).await.unwrap();
+        assert!(Arc::ptr_eq(&first, &same));
+        // Of another time, or of another daemon.
+        for (later, start) in [(1.0, 0.0), (0.0, 1.0)] {
+            let mut other = (*first).clone();
+            other.timestamp_seconds -= later;
+            other.start_seconds -= start;
+            let other = newer(Some(Arc::new(other))).await.unwrap();
+            assert_eq!(other, first);
+            assert!(!Arc::ptr_eq(&first, &other));
+        }
+        // Who asks for connections gets the snapshot that they belong to.
+        let request = Request {
+            connections: 1,
+            known: Some(first.identity()),
+        };
+        let whole = client::fetch_async(&path, request, LONG).await.unwrap();
+        assert_eq!(
+            (whole.identity(), whole.connections.len()),
+            (first.identity(), 1)
+        );
+    });
+}
+
 /// The kinds of the frames of an answer and their bodies.
 fn frames(mut bytes: &[u8]) -> Vec<(u8, Vec<u8>)> {
     let mut frames = Vec::new();
@@ -110,7 +153,7 @@ fn frames(mut bytes: &[u8]) -> Vec<(u8, Vec<u8>)> {
 fn request(body: &str) -> Vec<u8> {
     let schema = (SCHEMA as u16).to_be_bytes();
     let length = (body.len() as u32).to_be_bytes();
-    let head = [b"EPRB\x00\x03".as_slice(), &schema, b"\x01\0\0\0", &length];
+    let head = [b"EPRB\x00\x04".as_slice(), &schema, b"\x01\0\0\0", &length];
     [&head.concat()[..], body.as_bytes()].concat()
 }
 
@@ -158,7 +201,7 @@ fn an_answer_without_its_end_is_no_answer() {
             stream.read_exact(&mut request).unwrap();
             stream.write_all(&part).unwrap();
         });
-        let error = fetch(&path, Request { connections: 3 }, LONG).unwrap_err();
+        let error = fetch(&path, asking(3), LONG).unwrap_err();
         assert!(matches!(error, SocketError::Truncated), "{error}");
         other.join().unwrap();
     }
