@@ -132,6 +132,8 @@ pub struct Waits {
     pub failed: usize,
     /// The last answer.
     pub last: Option<Answer>,
+    /// Why the last of those that failed did.
+    pub failure: Option<String>,
 }
 
 impl Waits {
@@ -141,6 +143,7 @@ impl Waits {
             answered: Vec::new(),
             failed: 0,
             last: None,
+            failure: None,
         }
     }
 }
@@ -164,7 +167,11 @@ impl fmt::Display for Waits {
             at(0.5),
             at(0.99),
             at(1.0)
-        )
+        )?;
+        match &self.failure {
+            Some(failure) => write!(f, "; the last failure: {failure}"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -352,7 +359,10 @@ fn ask(
                 waits.answered.push(asked.elapsed());
                 waits.last = Some(answer);
             }
-            _ => waits.failed += 1,
+            other => {
+                waits.failed += 1;
+                waits.failure = Some(format!("{other:?}"));
+            }
         }
         thread::sleep(pause);
     }

@@ -3,6 +3,8 @@
 use std::{
     io::{self, Read, Write},
     net::{SocketAddr, TcpStream},
+    process::{Command, Stdio},
+    thread,
     time::Duration,
 };
 
@@ -43,6 +45,43 @@ pub fn get(address: SocketAddr, path: &str, accept: &str) -> io::Result<Page> {
         body.to_owned()
     };
     Ok(Page { status, body })
+}
+
+/// Gets a page compressed with gzip, and unpacks it with the program of that name.
+///
+/// # Errors
+///
+/// There is no page, or it is not compressed.
+pub fn get_compressed(address: SocketAddr, path: &str, accept: &str) -> io::Result<Vec<u8>> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: {address}\r\nAccept: {accept}\r\nAccept-Encoding: gzip\r\nConnection: close\r\n\r\n"
+    )?;
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes)?;
+    let end = bytes.windows(4).position(|window| window == b"\r\n\r\n");
+    let (head, body) = bytes.split_at(end.ok_or(io::ErrorKind::UnexpectedEof)? + 4);
+    let head = String::from_utf8_lossy(head).to_ascii_lowercase();
+    if !head.contains("\r\ncontent-encoding: gzip\r\n") {
+        return Err(io::Error::other(head));
+    }
+    let mut gzip = Command::new("gzip")
+        .arg("-dc")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut stdin = gzip.stdin.take().ok_or(io::ErrorKind::BrokenPipe)?;
+    let body = body.to_vec();
+    let feed = thread::spawn(move || stdin.write_all(&body));
+    let output = gzip.wait_with_output()?;
+    let fed = feed.join().map_err(|_| io::ErrorKind::BrokenPipe)?;
+    fed?;
+    if !output.status.success() {
+        return Err(io::Error::other(format!("gzip: {}", output.status)));
+    }
+    Ok(output.stdout)
 }
 
 fn unchunk(mut rest: &str) -> io::Result<String> {

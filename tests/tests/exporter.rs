@@ -174,6 +174,39 @@ fn an_ordinary_user_serves_the_same_numbers_and_says_when_they_end() {
     daemon.stop();
 }
 
+/// The series and comments of a page in text form, without values.
+fn series(text: &str) -> Vec<&str> {
+    let name = |line| str::rsplit_once(line, ' ').map_or(line, |(name, _)| name);
+    text.lines().map(name).collect()
+}
+
+#[test]
+fn what_gzip_unpacks_is_the_plain_page() {
+    const TEST: &str = "what_gzip_unpacks_is_the_plain_page";
+    let Some(_turn) = skip::turn(TEST) else {
+        return;
+    };
+    let Some(_) = skip::tool(TEST, "setpriv") else {
+        return;
+    };
+    let pair = Pair::new();
+    let daemon = Daemon::start(&pair.both(), &["--socket-group", GROUP]);
+    let exporter = Exporter::start(&daemon);
+    let (server, totals) = some_load(&pair);
+    load::quiet(&pair.both(), 0);
+    daemon.snapshot();
+    let plain = exporter.metrics();
+    let unpacked = http::get_compressed(exporter.address, "/metrics", TEXT);
+    let unpacked = String::from_utf8(unpacked.expect("a page")).expect("text");
+    assert_eq!(series(&unpacked), series(&plain));
+    for text in [&plain, &unpacked] {
+        let opened = total(text, "edgeprobe_tcp_connections_opened_total", &[]);
+        assert_eq!(opened, 2.0 * totals.connections as f64);
+    }
+    server.stop();
+    daemon.stop();
+}
+
 #[test]
 fn promtool_has_nothing_to_say_about_the_text() {
     const TEST: &str = "promtool_has_nothing_to_say_about_the_text";

@@ -6,10 +6,10 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::net::UnixListener;
 
-use super::ENCODERS;
 use super::configure;
 use super::signals::Signals;
 use super::stdout::print;
+use super::{ENCODERS, TASKS_BEFORE_EVENTS};
 use crate::cli::DaemonArgs;
 use crate::config::Config;
 use crate::kernel::memory;
@@ -37,6 +37,7 @@ pub fn run<S: ConnectionSource + 'static>(
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(ENCODERS)
+        .event_interval(TASKS_BEFORE_EVENTS)
         .build()
         .context("cannot start the servers")?;
     let result = runtime.block_on(serve(config, start));

@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use tokio::sync::Mutex;
 
-use super::ENCODERS;
 use super::signals::Signals;
+use super::{ENCODERS, TASKS_BEFORE_EVENTS};
 use crate::cli::ExporterArgs;
 use crate::kernel::memory;
 use crate::logging;
 use crate::model::Snapshot;
 use crate::serve::http;
-use crate::serve::unix::{Request, client};
+use crate::serve::unix::client;
 
 /// For the daemon to answer; a scrape commonly has ten seconds.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -27,6 +27,7 @@ pub fn run(args: &ExporterArgs) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(ENCODERS)
+        .event_interval(TASKS_BEFORE_EVENTS)
         .build()
         .context("cannot start the server")?;
     let result = runtime.block_on(async {
@@ -84,9 +85,11 @@ impl http::LatestSnapshot for DaemonClient {
             return answer.clone();
         }
         let when = Instant::now();
-        let answer = client::fetch_async(&self.socket, Request::default(), TIMEOUT)
+        // The same snapshot is neither sent nor read twice; whether it is fresh still is
+        // for the daemon to say.
+        let known = (last.answer.as_ref()).and_then(|(_, answer)| answer.clone().ok());
+        let answer = client::fetch_newer(&self.socket, known, TIMEOUT)
             .await
-            .map(Arc::new)
             .map_err(|error| error.to_string());
         let up = answer.is_ok();
         if last.up != Some(up) {

@@ -38,6 +38,39 @@ impl Format {
     }
 }
 
+/// Whether a body may be compressed with gzip, by an `Accept-Encoding` header
+/// (RFC 9110, section 12.5.3): where the client likes it at least as well as the plain
+/// body.
+pub fn accepts_gzip(accept_encoding: &str) -> bool {
+    let (mut gzip, mut plain, mut any) = (None, None, None);
+    for range in accept_encoding.split(',') {
+        let mut parts = range.split(';').map(str::trim);
+        let coding = parts.next().unwrap_or_default().to_ascii_lowercase();
+        let mut quality = Some(1.0);
+        for (key, value) in parts.filter_map(|part| part.split_once('=')) {
+            if key.trim().eq_ignore_ascii_case("q") {
+                quality = parse_quality(value.trim());
+            }
+        }
+        let place = match &*coding {
+            "gzip" | "x-gzip" => &mut gzip,
+            "identity" => &mut plain,
+            "*" => &mut any,
+            _ => continue,
+        };
+        // What cannot be understood is not asked for.
+        *place = place.or(Some(quality.unwrap_or(0.0)));
+    }
+    let gzip = gzip.or(any).unwrap_or(0.0);
+    // Without a word about it the plain body will do, but is not preferred.
+    gzip > 0.0 && gzip >= plain.unwrap_or(0.0)
+}
+
+/// A quality value; `None` for what is none.
+fn parse_quality(text: &str) -> Option<f32> {
+    text.parse().ok().filter(|q| (0.0..=1.0).contains(q))
+}
+
 /// The format of one media range with its quality; `None` where there is no
 /// such format.
 fn parse_range(range: &str) -> Option<(Format, f32)> {
@@ -53,7 +86,7 @@ fn parse_range(range: &str) -> Option<(Format, f32)> {
         };
         let value = value.trim().trim_matches('"');
         match key.trim().to_ascii_lowercase().as_str() {
-            "q" => quality = value.parse().ok().filter(|q| (0.0..=1.0).contains(q))?,
+            "q" => quality = parse_quality(value)?,
             "version" => version = Some(value),
             "proto" => proto = Some(value),
             "encoding" => encoding = Some(value),
@@ -139,6 +172,38 @@ mod tests {
             (";;,,=;q", Format::Text),
         ] {
             assert_eq!(Format::from_accept(accept), format, "{accept}");
+        }
+    }
+
+    #[test]
+    fn gzip_is_for_who_asks_for_it() {
+        for (header, is_accepted) in [
+            ("", false),
+            // Prometheus, VictoriaMetrics, curl --compressed, a browser.
+            ("gzip", true),
+            ("gzip, deflate", true),
+            ("deflate, gzip, br, zstd", true),
+            ("GZIP", true),
+            ("x-gzip", true),
+            ("identity", false),
+            ("deflate, br", false),
+            ("gzipped", false),
+            ("*", true),
+            ("*;q=0", false),
+            ("gzip;q=0", false),
+            ("gzip; q=0.000, *", false),
+            ("gzip;q=0, gzip", false),
+            ("gzip;q=0.5", true),
+            ("gzip;q=0.5, identity", false),
+            ("identity;q=0.5, gzip;q=0.5", true),
+            ("identity;q=0.5, *;q=0.7", true),
+            ("br;q=1, gzip;q=0.1", true),
+            ("gzip;q=x", false),
+            ("gzip;q=7", false),
+            ("gzip;Q=0", false),
+            (",;,=;q,", false),
+        ] {
+            assert_eq!(accepts_gzip(header), is_accepted, "{header}");
         }
     }
 }

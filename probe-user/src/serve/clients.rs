@@ -6,6 +6,7 @@
 //! silent or slow keeps another one waiting.
 
 use std::{
+    collections::HashMap,
     io,
     os::fd::{AsRawFd, RawFd},
     sync::{
@@ -27,8 +28,8 @@ const FILES_KEPT: u64 = 16;
 /// One part in so many of the clients may always be silent.
 const SILENT_SHARE: usize = 4;
 /// Different bodies that may be on their way at a time, in bytes; the newest may be
-/// larger.
-const BODIES: usize = 16 << 20;
+/// larger. Two of the usual number of rows as text.
+const BODIES: usize = 24 << 20;
 /// After a failure to accept where nobody can be evicted.
 const PAUSE: Duration = Duration::from_millis(100);
 /// From so many clients at a time on, memory is given back after the last of them.
@@ -59,14 +60,19 @@ struct Served {
 #[derive(Debug)]
 pub struct Activity(Mutex<Doing>);
 
+/// Address and length of a body.
+type Body = (usize, usize);
+
 #[derive(Debug)]
 struct Doing {
     /// Whether there is no request yet.
     is_silent: bool,
     /// When it last moved on.
     moved: Instant,
-    /// Address and length of the body that is on its way to it, one that it shares.
-    body: Option<(usize, usize)>,
+    /// Whether it has taken nothing of its answer since.
+    is_stuck: bool,
+    /// The body that is on its way to it, one that it shares, and since when.
+    body: Option<(Body, Instant)>,
 }
 
 impl Activity {
@@ -74,6 +80,7 @@ impl Activity {
         Self(Mutex::new(Doing {
             is_silent: true,
             moved: Instant::now(),
+            is_stuck: false,
             body: None,
         }))
     }
@@ -83,6 +90,13 @@ impl Activity {
         let mut doing = self.doing();
         doing.is_silent = false;
         doing.moved = Instant::now();
+        doing.is_stuck = false;
+    }
+
+    /// There is a part of the answer that it does not take: it is waited for, and not
+    /// this process.
+    pub fn takes_nothing(&self) {
+        self.doing().is_stuck = true;
     }
 
     fn doing(&self) -> MutexGuard<'_, Doing> {
@@ -182,24 +196,32 @@ impl Clients {
         }
     }
 
-    /// A client gets this body, which others may share. Who still takes an older one is
-    /// evicted where all of them together are too large.
+    /// A client gets this body, which others may share. Where all of them together are
+    /// too large, those who still take the oldest ones are evicted.
     pub fn sends(&self, activity: &Activity, body: &[u8]) {
         activity.moves();
         let this = (body.as_ptr() as usize, body.len());
-        activity.doing().body = Some(this);
+        activity.doing().body = Some((this, Instant::now()));
         let mut served = self.served();
         served.retain(|one| !one.task.is_finished());
-        let mut bodies: Vec<_> = served.iter().filter_map(Served::body).collect();
-        bodies.sort_unstable();
-        bodies.dedup();
-        let bytes: usize = bodies.iter().map(|(_, length)| length).sum();
-        if bytes <= BODIES || bodies.len() < 2 {
-            return;
+        let mut bodies: HashMap<_, Instant> = HashMap::new();
+        for (body, since) in served.iter().filter_map(Served::body) {
+            let first = bodies.entry(body).or_insert(since);
+            *first = since.min(*first);
         }
-        let is_older = |one: &Served| one.body().is_some_and(|body| body != this);
-        for one in served.extract_if(.., |one| is_older(one)) {
-            one.task.abort();
+        let mut bytes: usize = bodies.keys().map(|(_, length)| length).sum();
+        bodies.remove(&this);
+        let mut older: Vec<_> = bodies.into_iter().collect();
+        older.sort_unstable_by_key(|&(_, first)| first);
+        for (body, _) in older {
+            if bytes <= BODIES {
+                return;
+            }
+            bytes -= body.1;
+            let takes = |one: &mut Served| one.body().is_some_and(|(its, _)| its == body);
+            for one in served.extract_if(.., takes) {
+                one.task.abort();
+            }
         }
     }
 
@@ -238,7 +260,7 @@ impl Served {
         self.activity.doing().is_silent
     }
 
-    fn body(&self) -> Option<(usize, usize)> {
+    fn body(&self) -> Option<(Body, Instant)> {
         self.activity.doing().body
     }
 }
@@ -257,14 +279,18 @@ fn oldest_silent(served: &[Served]) -> Option<usize> {
     served.iter().position(Served::is_silent)
 }
 
-/// Of those that have asked the one that has not moved on for longest.
+/// Of those that have asked the one that has not moved on for longest; rather one that
+/// takes nothing than one that waits for this process.
 fn stuck(served: &[Served]) -> Option<usize> {
     let asked = served
         .iter()
         .enumerate()
         .filter(|(_, one)| !one.is_silent());
     asked
-        .min_by_key(|(_, one)| one.activity.doing().moved)
+        .min_by_key(|(_, one)| {
+            let doing = one.activity.doing();
+            (!doing.is_stuck, doing.moved)
+        })
         .map(|(index, _)| index)
 }
 
@@ -339,23 +365,48 @@ mod tests {
     }
 
     #[test]
-    fn old_bodies_go_where_all_are_too_large() {
+    fn the_oldest_bodies_go_where_all_are_too_large() {
         block(async {
             let clients = Clients::new("test", 8);
             let bodies: Vec<Vec<u8>> = (0..3).map(|_| vec![0; BODIES / 2]).collect();
-            let takers: Vec<_> = (0..4).map(|_| serve(&clients)).collect();
+            let takers: Vec<_> = (0..5).map(|_| serve(&clients)).collect();
+            let there = || -> Vec<_> {
+                let is_there = |one| is_served(&clients, one);
+                takers.iter().map(is_there).collect()
+            };
             clients.sends(&takers[0], &bodies[0]);
             clients.sends(&takers[1], &bodies[1]);
             clients.sends(&takers[2], &bodies[1]);
-            assert!(takers.iter().all(|one| is_served(&clients, one)));
-            clients.sends(&takers[3], &bodies[2]);
-            let there: Vec<_> = takers.iter().map(|one| is_served(&clients, one)).collect();
-            assert_eq!(there, [false, false, false, true]);
+            // The first body is still the oldest.
+            clients.sends(&takers[3], &bodies[0]);
+            assert_eq!(there(), [true; 5]);
+            clients.sends(&takers[4], &bodies[2]);
+            assert_eq!(there(), [false, true, true, false, true]);
             // However large it is, the newest goes out.
             let larger = vec![0; 2 * BODIES];
             let taker = serve(&clients);
             clients.sends(&taker, &larger);
             assert!(is_served(&clients, &taker));
+            assert_eq!(there(), [false; 5]);
+        });
+    }
+
+    #[test]
+    fn who_takes_nothing_goes_before_who_waits_for_an_answer() {
+        block(async {
+            let clients = Clients::new("test", 2);
+            let waits = serve(&clients);
+            waits.moves();
+            let deaf = serve(&clients);
+            deaf.moves();
+            deaf.takes_nothing();
+            let _newest = serve(&clients);
+            assert!(is_served(&clients, &waits));
+            assert!(!is_served(&clients, &deaf));
+            // It moves on: it is no longer the one.
+            waits.takes_nothing();
+            waits.moves();
+            assert!(!waits.doing().is_stuck);
         });
     }
 

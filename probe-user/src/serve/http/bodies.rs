@@ -1,41 +1,73 @@
-//! The answers to scrapes: each snapshot is encoded once for each format.
+//! The answers to scrapes: each snapshot is encoded once for each form.
 
-use std::sync::Arc;
+use std::io::Write as _;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context as _;
+use flate2::{Compression, write::GzEncoder};
 use hyper::body::Bytes;
-use tokio::sync::Mutex;
+use tokio::sync::{OnceCell, Semaphore};
 
 use crate::export::{Exposition, Format};
-use crate::kernel::process;
+use crate::kernel::{memory, process};
 use crate::logging::Limit;
-use crate::model::Snapshot;
+use crate::model::{Identity, Snapshot};
 
-/// The latest body of each format.
-#[derive(Debug, Default)]
-pub struct Bodies {
-    text: Latest,
-    open_metrics: Latest,
-    protobuf: Latest,
-}
+/// Bodies that are made at a time: each takes some multiple of its size meanwhile.
+const MADE_AT_A_TIME: usize = 1;
+/// Text shrinks to a twentieth with the fastest one, and a little more takes a lot
+/// longer.
+const COMPRESSION: Compression = Compression::fast();
 
-/// Held while a body is made: those who want it too wait for it.
-type Latest = Mutex<Option<(Identity, Bytes)>>;
+/// From this size of the plain body on, what its making took of memory is given back to
+/// the kernel at once. The allocator would keep it, in each of its heaps.
+const LARGE: usize = 1 << 20;
 
-/// What makes a snapshot another one.
+/// A body and its length before it was compressed.
+type Made = (Bytes, usize);
+
+/// In which form a body is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Identity {
-    /// Bits of the time when the daemon began to count.
-    start: u64,
-    /// Bits of the time when the snapshot was taken.
-    taken: u64,
+pub struct Form {
+    /// Its format.
+    pub format: Format,
+    /// Whether it is compressed with gzip (RFC 1952).
+    pub gzip: bool,
 }
 
-impl Identity {
-    fn of(snapshot: &Snapshot) -> Self {
+impl Form {
+    const ALL: usize = 6;
+
+    fn index(self) -> usize {
+        let format = match self.format {
+            Format::Text => 0,
+            Format::OpenMetrics => 1,
+            Format::Protobuf => 2,
+        };
+        2 * format + usize::from(self.gzip)
+    }
+}
+
+/// The bodies of the latest snapshot that was asked for.
+#[derive(Debug)]
+pub struct Bodies {
+    latest: Mutex<Option<Arc<OfSnapshot>>>,
+    makers: Arc<Semaphore>,
+}
+
+/// The bodies of one snapshot, each made by the first who wants it.
+#[derive(Debug)]
+struct OfSnapshot {
+    identity: Identity,
+    snapshot: Arc<Snapshot>,
+    bodies: [OnceCell<Bytes>; Form::ALL],
+}
+
+impl Default for Bodies {
+    fn default() -> Self {
         Self {
-            start: snapshot.start_seconds.to_bits(),
-            taken: snapshot.timestamp_seconds.to_bits(),
+            latest: Mutex::default(),
+            makers: Arc::new(Semaphore::new(MADE_AT_A_TIME)),
         }
     }
 }
@@ -43,41 +75,106 @@ impl Identity {
 impl Bodies {
     /// The body for a snapshot, or for none. What this process costs is as of when the
     /// body was made.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be encoded.
     pub async fn get(
         &self,
         snapshot: Option<Arc<Snapshot>>,
         is_exporter: bool,
-        format: Format,
+        form: Form,
     ) -> anyhow::Result<Bytes> {
-        let latest = match format {
-            Format::Text => &self.text,
-            Format::OpenMetrics => &self.open_metrics,
-            Format::Protobuf => &self.protobuf,
+        let Some(snapshot) = snapshot else {
+            return make(&self.makers, move || encode(None, is_exporter, form)).await;
         };
-        let mut latest = latest.lock().await;
-        let identity = snapshot.as_deref().map(Identity::of);
-        if let Some((known, body)) = &*latest
-            && Some(*known) == identity
-        {
+        let latest = self.of(snapshot);
+        if let Some(body) = latest.bodies[form.index()].get() {
             return Ok(body.clone());
         }
-        // The old one goes before there is a new one.
-        *latest = None;
-        // Others are answered meanwhile.
-        let encode = move || encode(snapshot, is_exporter, format);
-        let body = tokio::task::spawn_blocking(encode)
+        // A task of its own: it is made once, even if who asked first is evicted.
+        let makers = Arc::clone(&self.makers);
+        let making = tokio::spawn(async move {
+            let make = || {
+                let snapshot = Some(Arc::clone(&latest.snapshot));
+                let known = form.gzip.then(|| {
+                    Form {
+                        gzip: false,
+                        ..form
+                    }
+                    .index()
+                });
+                let known = known.and_then(|index| latest.bodies[index].get().cloned());
+                make(&makers, move || match known {
+                    Some(body) => compress(&body),
+                    None => encode(snapshot, is_exporter, form),
+                })
+            };
+            let body = latest.bodies[form.index()].get_or_try_init(make).await;
+            body.cloned()
+        });
+        making
             .await
-            .context("the encoder stopped unexpectedly: this is a bug")??;
-        *latest = identity.map(|identity| (identity, body.clone()));
-        Ok(body)
+            .context("the encoder stopped unexpectedly: this is a bug")?
+    }
+
+    /// The bodies of this snapshot, or of a newer one of the same daemon. Those of older
+    /// ones stay with those who take them.
+    fn of(&self, snapshot: Arc<Snapshot>) -> Arc<OfSnapshot> {
+        let identity = snapshot.identity();
+        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*latest {
+            Some(known)
+                if known.identity == identity
+                    || (known.identity.start == identity.start
+                        && known.snapshot.timestamp_seconds > snapshot.timestamp_seconds) =>
+            {
+                Arc::clone(known)
+            }
+            _ => {
+                let new = Arc::new(OfSnapshot {
+                    identity,
+                    snapshot,
+                    bodies: Default::default(),
+                });
+                *latest = Some(Arc::clone(&new));
+                new
+            }
+        }
     }
 }
 
-fn encode(
-    snapshot: Option<Arc<Snapshot>>,
-    is_exporter: bool,
-    format: Format,
+/// Makes a body on a thread beside the runtime, which answers others meanwhile.
+async fn make(
+    makers: &Arc<Semaphore>,
+    body: impl FnOnce() -> anyhow::Result<Made> + Send + 'static,
 ) -> anyhow::Result<Bytes> {
+    let turn = Arc::clone(makers).acquire_owned().await;
+    let turn = turn.context("this is a bug")?;
+    let (body, length) = tokio::task::spawn_blocking(body)
+        .await
+        .context("the encoder stopped unexpectedly: this is a bug")??;
+    if length >= LARGE {
+        // Before the next one is made, but this one is not kept waiting.
+        tokio::task::spawn_blocking(|| {
+            memory::trim();
+            drop(turn);
+        });
+    }
+    Ok(body)
+}
+
+fn compress(body: &[u8]) -> anyhow::Result<Made> {
+    // Repeated names and labels: few bodies are larger than a sixteenth of the text.
+    let room = Vec::with_capacity(body.len() / 16);
+    let mut encoder = GzEncoder::new(room, COMPRESSION);
+    encoder.write_all(body).context("cannot compress")?;
+    let mut compressed = encoder.finish().context("cannot compress")?;
+    compressed.shrink_to_fit();
+    Ok((compressed.into(), body.len()))
+}
+
+fn encode(snapshot: Option<Arc<Snapshot>>, is_exporter: bool, form: Form) -> anyhow::Result<Made> {
     static PROCESS_FAILURES: Limit = Limit::new();
     let process = process::read();
     if let Err(error) = &process
@@ -90,45 +187,85 @@ fn encode(
         process: process.ok(),
         is_exporter,
     };
-    let mut body = exposition.encode(format)?;
+    let mut body = exposition.encode(form.format)?;
+    if form.gzip {
+        return compress(&body);
+    }
     // It grew by doubling.
     body.shrink_to_fit();
-    Ok(body.into())
+    let length = body.len();
+    Ok((body.into(), length))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read as _;
+
     use super::*;
     use crate::export::sample;
     use crate::sampler::fake::block;
 
+    const TEXT: Form = Form {
+        format: Format::Text,
+        gzip: false,
+    };
+    const ZIPPED: Form = Form { gzip: true, ..TEXT };
+
+    fn unzip(body: &[u8]) -> Vec<u8> {
+        let mut plain = Vec::new();
+        let mut decoder = flate2::read::GzDecoder::new(body);
+        decoder.read_to_end(&mut plain).unwrap();
+        plain
+    }
+
     #[test]
-    fn one_body_for_each_snapshot_and_format() {
+    fn one_body_for_each_snapshot_and_form() {
         let first = Arc::new(sample::snapshot());
         let mut second = sample::snapshot();
         second.timestamp_seconds += 1.0;
         let second = Arc::new(second);
         let bodies = Bodies::default();
         block(async {
-            let get = |snapshot: &Arc<Snapshot>, format| {
-                bodies.get(Some(Arc::clone(snapshot)), true, format)
-            };
-            let text = get(&first, Format::Text).await.unwrap();
+            let get =
+                |snapshot: &Arc<Snapshot>, form| bodies.get(Some(Arc::clone(snapshot)), true, form);
+            let text = get(&first, TEXT).await.unwrap();
             // An exporter gets the same snapshot again as another allocation.
-            let again = get(&Arc::new((*first).clone()), Format::Text)
-                .await
-                .unwrap();
+            let again = get(&Arc::new((*first).clone()), TEXT).await.unwrap();
             assert_eq!(again.as_ptr(), text.as_ptr());
-            let open = get(&first, Format::OpenMetrics).await.unwrap();
+            let open = Form {
+                format: Format::OpenMetrics,
+                gzip: false,
+            };
+            let open = get(&first, open).await.unwrap();
             assert!(open.ends_with(b"# EOF\n"));
-            let still = get(&first, Format::Text).await.unwrap();
+            let still = get(&first, TEXT).await.unwrap();
             assert_eq!(still.as_ptr(), text.as_ptr());
-            let newer = get(&second, Format::Text).await.unwrap();
+            let newer = get(&second, TEXT).await.unwrap();
             assert_ne!(newer.as_ptr(), text.as_ptr());
+            // Who asked before is given the newer one too: there is one only.
+            let late = get(&first, TEXT).await.unwrap();
+            assert_eq!(late.as_ptr(), newer.as_ptr());
 
-            let none = bodies.get(None, true, Format::Text).await.unwrap();
+            let none = bodies.get(None, true, TEXT).await.unwrap();
             let none = String::from_utf8_lossy(&none);
             assert!(none.contains("edgeprobe_daemon_up 0\n"), "{none}");
+            let zipped = bodies.get(None, true, ZIPPED).await.unwrap();
+            let zipped = String::from_utf8(unzip(&zipped)).unwrap();
+            assert!(zipped.contains("edgeprobe_daemon_up 0\n"), "{zipped}");
+        });
+    }
+
+    #[test]
+    fn a_compressed_body_is_the_plain_one_and_made_once() {
+        let snapshot = Arc::new(sample::snapshot());
+        let bodies = Bodies::default();
+        block(async {
+            let get = |form| bodies.get(Some(Arc::clone(&snapshot)), true, form);
+            let plain = get(TEXT).await.unwrap();
+            let zipped = get(ZIPPED).await.unwrap();
+            assert_eq!(unzip(&zipped), plain);
+            assert!(zipped.len() < plain.len() / 4, "{}", zipped.len());
+            assert_eq!(get(ZIPPED).await.unwrap().as_ptr(), zipped.as_ptr());
         });
     }
 
@@ -137,11 +274,31 @@ mod tests {
         let snapshot = Arc::new(sample::snapshot());
         let bodies = Bodies::default();
         block(async {
-            let get = || bodies.get(Some(Arc::clone(&snapshot)), false, Format::Text);
-            let (one, two, three) = tokio::join!(get(), get(), get());
-            let one = one.unwrap();
-            assert_eq!(two.unwrap().as_ptr(), one.as_ptr());
-            assert_eq!(three.unwrap().as_ptr(), one.as_ptr());
+            for form in [TEXT, ZIPPED] {
+                let get = || bodies.get(Some(Arc::clone(&snapshot)), false, form);
+                let (one, two, three) = tokio::join!(get(), get(), get());
+                let one = one.unwrap();
+                assert_eq!(two.unwrap().as_ptr(), one.as_ptr());
+                assert_eq!(three.unwrap().as_ptr(), one.as_ptr());
+            }
+        });
+    }
+
+    #[test]
+    fn who_leaves_while_a_body_is_made_leaves_it_to_others() {
+        let snapshot = Arc::new(sample::snapshot());
+        let bodies = Bodies::default();
+        block(async {
+            {
+                let mut get =
+                    std::pin::pin!(bodies.get(Some(Arc::clone(&snapshot)), false, ZIPPED));
+                let poll = std::future::poll_fn(|cx| std::task::Poll::Ready(get.as_mut().poll(cx)));
+                assert!(poll.await.is_pending());
+            }
+            let latest = bodies.of(Arc::clone(&snapshot));
+            while latest.bodies[ZIPPED.index()].get().is_none() {
+                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            }
         });
     }
 }

@@ -3,10 +3,12 @@
 //! One request for each connection: every connection has a deadline, so that
 //! what a client can occupy is bounded in number and in time. A client that is silent or
 //! slow is evicted for one that comes ([`Clients`]). All that scrape one
-//! snapshot in one format share one body ([`Bodies`]).
+//! snapshot in one form share one body ([`Bodies`]), and take turns at being sent a
+//! piece of it ([`turns`]).
 
 mod bodies;
 mod pages;
+mod turns;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -16,20 +18,21 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{self, HeaderValue};
+use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
-use self::bodies::Bodies;
+use self::bodies::{Bodies, Form};
+use self::turns::{Left, Paced, Turns};
 use super::clients::{Activity, Clients};
-use crate::export::Format;
+use crate::export::{Format, negotiate};
 use crate::model::Snapshot;
 
-/// Connections that are served at a time.
-const MAX_CONNECTIONS: usize = 512;
+/// Connections that are served at a time. A silent one takes some hundred bytes.
+const MAX_CONNECTIONS: usize = 1024;
 /// Connections that may wait until they are served; the kernel caps it.
 const BACKLOG: u32 = 1024;
 /// What the kernel holds of an answer for each connection, in bytes; it doubles this.
@@ -99,6 +102,7 @@ async fn serve_at_most(listener: TcpListener, source: impl LatestSnapshot, most:
     let server = Arc::new(Server {
         source,
         bodies: Bodies::default(),
+        turns: Arc::default(),
         clients: Arc::clone(&clients),
     });
     let accept = || async { Ok(listener.accept().await?.0) };
@@ -110,6 +114,7 @@ async fn serve_at_most(listener: TcpListener, source: impl LatestSnapshot, most:
 struct Server<L> {
     source: L,
     bodies: Bodies,
+    turns: Arc<Turns>,
     clients: Arc<Clients>,
 }
 
@@ -133,10 +138,16 @@ impl<L: LatestSnapshot> Server<L> {
             .await
             .context("a client was silent")?
             .context("connection")?;
+        let stream = Paced::new(stream, &self.turns, Arc::clone(activity)).context("connection")?;
+        let left = stream.left();
         let service = service_fn(|request| {
             activity.moves();
-            let (server, activity) = (Arc::clone(self), Arc::clone(activity));
-            async move { Ok::<_, Infallible>(respond(&request, &server, &activity).await) }
+            let client = Client {
+                activity: Arc::clone(activity),
+                left: left.clone(),
+            };
+            let server = Arc::clone(self);
+            async move { Ok::<_, Infallible>(respond(&request, &server, &client).await) }
         });
         http1::Builder::new()
             .timer(TokioTimer::new())
@@ -149,12 +160,18 @@ impl<L: LatestSnapshot> Server<L> {
     }
 }
 
+/// Whom a request is from.
+struct Client {
+    activity: Arc<Activity>,
+    left: Left,
+}
+
 type Page = Response<Full<Bytes>>;
 
 async fn respond<L: LatestSnapshot>(
     request: &Request<Incoming>,
     server: &Server<L>,
-    activity: &Activity,
+    client: &Client,
 ) -> Page {
     let source = &server.source;
     let known = ["/", "/metrics", "/healthz", "/readyz", "/status"];
@@ -170,7 +187,7 @@ async fn respond<L: LatestSnapshot>(
         return page;
     }
     match path {
-        "/metrics" => metrics(request, server, activity).await,
+        "/metrics" => metrics(request, server, client).await,
         "/healthz" => verdict(source.health()),
         "/readyz" => verdict(source.latest().await.map(drop)),
         "/status" => match pages::status(source.latest().await) {
@@ -188,26 +205,40 @@ async fn respond<L: LatestSnapshot>(
 async fn metrics<L: LatestSnapshot>(
     request: &Request<Incoming>,
     server: &Server<L>,
-    activity: &Activity,
+    client: &Client,
 ) -> Page {
-    let mut accept = String::new();
-    for value in request.headers().get_all(header::ACCEPT) {
-        accept.push_str(value.to_str().unwrap_or_default());
-        accept.push(',');
-    }
-    let format = Format::from_accept(&accept);
+    let form = Form {
+        format: Format::from_accept(&list(request, header::ACCEPT)),
+        gzip: negotiate::accepts_gzip(&list(request, header::ACCEPT_ENCODING)),
+    };
     let snapshot = server.source.latest().await.ok();
-    let body = server.bodies.get(snapshot, L::IS_EXPORTER, format).await;
+    let body = server.bodies.get(snapshot, L::IS_EXPORTER, form).await;
     match body {
         Ok(body) => {
-            server.clients.sends(activity, &body);
-            let mut page = page(StatusCode::OK, format.content_type(), body);
-            let vary = HeaderValue::from_static("Accept");
-            page.headers_mut().insert(header::VARY, vary);
+            server.clients.sends(&client.activity, &body);
+            client.left.set(body.len());
+            let mut page = page(StatusCode::OK, form.format.content_type(), body);
+            let headers = page.headers_mut();
+            let vary = HeaderValue::from_static("Accept, Accept-Encoding");
+            headers.insert(header::VARY, vary);
+            if form.gzip {
+                let gzip = HeaderValue::from_static("gzip");
+                headers.insert(header::CONTENT_ENCODING, gzip);
+            }
             page
         }
         Err(error) => failure(&error),
     }
+}
+
+/// All headers of a name as the one list that they are.
+fn list(request: &Request<Incoming>, name: HeaderName) -> String {
+    let mut list = String::new();
+    for value in request.headers().get_all(name) {
+        list.push_str(value.to_str().unwrap_or_default());
+        list.push(',');
+    }
+    list
 }
 
 fn verdict(result: Result<(), String>) -> Page {

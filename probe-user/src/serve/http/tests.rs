@@ -110,7 +110,7 @@ fn metrics_come_in_the_format_that_is_asked_for() {
         text.head
             .contains("content-type: text/plain; version=0.0.4; charset=utf-8")
     );
-    assert!(text.head.contains("vary: accept"));
+    assert!(text.head.contains("vary: accept, accept-encoding"));
     assert!(text.text().contains("\nedgeprobe_daemon_up 1\n"));
 
     let open = server.request("GET", "/metrics", "application/openmetrics-text");
@@ -129,6 +129,41 @@ fn metrics_come_in_the_format_that_is_asked_for() {
     );
     // A length, then field 1, the name.
     assert_eq!(binary.body[1..4], [0x0a, 19, b'e']);
+}
+
+#[test]
+fn metrics_are_compressed_for_who_asks_for_it() {
+    let server = server();
+    server.tell(Ok(Arc::new(large())));
+    let asking = |encodings: &str| {
+        server.raw(&format!(
+            "GET /metrics HTTP/1.1\r\nHost: x\r\n{encodings}\r\n"
+        ))
+    };
+    let plain = asking("");
+    assert!(!plain.head.contains("content-encoding"), "{}", plain.head);
+    for encodings in [
+        "Accept-Encoding: gzip\r\n",
+        "Accept-Encoding: br\r\nAccept-Encoding: identity;q=0.1, gzip;q=0.5\r\n",
+    ] {
+        let zipped = asking(encodings);
+        assert!(zipped.is(200) && zipped.head.contains("\r\ncontent-encoding: gzip"));
+        assert!(zipped.head.contains("vary: accept, accept-encoding"));
+        let length = format!("content-length: {}", zipped.body.len());
+        assert!(zipped.head.contains(&length), "{}", zipped.head);
+        let mut unzipped = Vec::new();
+        let mut decoder = flate2::read::GzDecoder::new(&zipped.body[..]);
+        decoder.read_to_end(&mut unzipped).unwrap();
+        assert!(unzipped == plain.body);
+        assert!(zipped.body.len() < plain.body.len() / 8);
+    }
+    for refused in ["gzip;q=0", "identity", "deflate, br"] {
+        let plain = asking(&format!("Accept-Encoding: {refused}\r\n"));
+        assert!(!plain.head.contains("content-encoding"), "{refused}");
+    }
+    // Other pages are small.
+    let small = server.raw("GET /status HTTP/1.1\r\nHost: x\r\nAccept-Encoding: gzip\r\n\r\n");
+    assert!(!small.head.contains("content-encoding") && !small.head.contains("vary"));
 }
 
 #[test]
