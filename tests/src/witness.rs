@@ -85,6 +85,19 @@ pub fn is_shielded() -> bool {
     fs::read_link("/proc/1/exe").is_err()
 }
 
+/// Perf events that a process holds open: what the daemon counts hidden events with.
+///
+/// # Panics
+///
+/// Where the process is gone.
+pub fn perf_events(pid: u32) -> usize {
+    let files = fs::read_dir(format!("/proc/{pid}/fd")).expect("its open files");
+    files
+        .filter_map(|file| fs::read_link(file.ok()?.path()).ok())
+        .filter(|file| file.as_os_str() == "anon_inode:[perf_event]")
+        .count()
+}
+
 /// The event of a line of the trace, where a thread of process 1 was current. The
 /// trace follows processes that it starts too: their events are hidden from nobody.
 fn event_of_process_1(line: &str) -> Option<&str> {

@@ -15,6 +15,7 @@ use probe_tests::{
     netns::{DEVICE, Netns, Pair},
     poll, skip, truth,
     truth::Table,
+    witness::perf_events,
 };
 use probe_user::model::{Program, Snapshot};
 
@@ -410,11 +411,10 @@ fn more_namespaces_than_files_are_visited() {
         (snapshot.network_namespaces.watched >= COUNT as u64).then_some(snapshot)
     });
     assert_eq!(snapshot.network_namespaces.left_out, 0);
-    assert!(
-        snapshot.process.open_fds < FILES / 2,
-        "{}",
-        snapshot.process.open_fds
-    );
+    // A shielded process 1 takes files by its threads.
+    let counters = perf_events(daemon.process().pid()) as u64;
+    let others = snapshot.process.open_fds.saturating_sub(counters);
+    assert!(others < FILES / 2, "{others} and {counters}");
     println!(
         "{} visited with {} open files, a snapshot in {:.3} s",
         snapshot.network_namespaces.watched, snapshot.process.open_fds, snapshot.duration_seconds

@@ -10,7 +10,7 @@ use probe_tests::{
     netns::Pair,
     skip::{self, scaled},
     truth::{self, Table},
-    witness::{Witness, is_shielded},
+    witness::{Witness, is_shielded, perf_events},
 };
 use probe_user::model::Snapshot;
 
@@ -54,12 +54,7 @@ fn a_host_that_shields_nothing_opens_nothing() {
     let pair = Pair::new();
     let daemon = Daemon::start(&pair.both(), &[]);
     let snapshot = daemon.snapshot();
-    let files = std::fs::read_dir(format!("/proc/{}/fd", daemon.process().pid()));
-    let counters = files
-        .expect("its files")
-        .filter_map(|file| std::fs::read_link(file.ok()?.path()).ok())
-        .filter(|file| file.as_os_str() == "anon_inode:[perf_event]")
-        .count();
+    let counters = perf_events(daemon.process().pid());
     let (status, found) = doctor();
     if is_shielded() {
         assert_eq!(snapshot.shield.state, "counted", "{}", snapshot.shield.note);
