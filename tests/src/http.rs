@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Read, Write},
-    net::{SocketAddr, TcpStream},
+    net::{SocketAddr, TcpListener, TcpStream},
     process::{Command, Stdio},
     thread,
     time::Duration,
@@ -15,6 +15,16 @@ pub struct Page {
     pub status: u16,
     /// Body.
     pub body: String,
+}
+
+/// An address of the loopback on which nobody listens just now.
+///
+/// # Panics
+///
+/// Where no port is free.
+pub fn free_address() -> SocketAddr {
+    let free = TcpListener::bind("127.0.0.1:0").expect("a port");
+    free.local_addr().expect("its address")
 }
 
 /// Gets a page from the namespace of the calling thread.

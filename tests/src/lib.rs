@@ -15,6 +15,7 @@ pub mod frame;
 pub mod http;
 mod kernel_objects;
 pub mod load;
+pub mod map_memory;
 pub mod netns;
 pub mod objects;
 pub mod options;

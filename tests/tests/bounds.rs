@@ -4,7 +4,7 @@
 use std::{
     fs,
     io::{Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpStream},
     os::unix::net::UnixStream,
     process::{Command, Stdio},
     sync::atomic::{AtomicBool, Ordering},
@@ -24,11 +24,6 @@ use probe_tests::{
 const MIB: u64 = 1 << 20;
 /// Far more than an answer takes, far less than a client is waited for.
 const SOON: Duration = Duration::from_secs(2);
-
-fn free_address() -> SocketAddr {
-    let free = TcpListener::bind("127.0.0.1:0").expect("a port");
-    free.local_addr().expect("its address")
-}
 
 /// Memory of a process that no file is behind, in bytes.
 #[track_caller]
@@ -82,7 +77,7 @@ fn a_crowd_of_silent_and_deaf_clients_keeps_nobody_waiting() {
         return;
     };
     let netns = Netns::new();
-    let (ours, theirs) = (free_address(), free_address());
+    let (ours, theirs) = (http::free_address(), http::free_address());
     let daemon = Daemon::start(&[&netns], &["--listen", &ours.to_string()]);
     let exporter = exporter(&daemon, theirs);
     let metrics = "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n";
@@ -130,7 +125,7 @@ fn idle_connections_do_not_use_up_the_files() {
     };
     let netns = Netns::new();
     let daemon = Daemon::start(&[&netns], &[]);
-    let address = free_address();
+    let address = http::free_address();
     let mut command = Command::new("sh");
     command
         .args(["-c", "ulimit -n 80; exec \"$0\" \"$@\""])
@@ -219,7 +214,7 @@ fn figures_of_others_beside_a_crowd() {
             .map(|n| on_port(&Pair::SERVERS[..1], 10_000 + n)[0])
             .collect();
         let server = Server::start(&pair.server, &targets, &[]);
-        let (ours, theirs) = (free_address(), free_address());
+        let (ours, theirs) = (http::free_address(), http::free_address());
         let daemon = Daemon::start(&pair.both(), &["--listen", &ours.to_string()]);
         let exporter = exporter(&daemon, theirs);
         let clients = Clients {

@@ -12,6 +12,7 @@ use std::{
 use probe_tests::{
     daemon::Daemon,
     load::{self, Clients, Server, on_port},
+    map_memory::{self, OpenMap},
     netns::Pair,
     skip::{self, scaled},
     truth::{self, Table},
@@ -23,6 +24,9 @@ use probe_user::{
     serve::unix::{Request, client},
 };
 
+/// The maps that the daemon holds, by number.
+type OpenMaps = BTreeMap<u32, OpenMap>;
+
 const FETCH: Duration = Duration::from_secs(30);
 /// Of the ten services.
 const PORTS: std::ops::Range<u16> = 8080..8090;
@@ -31,40 +35,24 @@ const PORTS: std::ops::Range<u16> = 8080..8090;
 /// resets.
 const MOST_ROWS: u64 = 2 * (PORTS.end - PORTS.start) as u64 + 4;
 
-/// Memory of the maps by name; those that are made for an entry grow by less
-/// than `HASHED`.
-fn memory(snapshot: &Snapshot) -> BTreeMap<&str, u64> {
-    (snapshot.maps.iter())
-        .map(|map| (&*map.map, map.memory_bytes))
-        .collect()
-}
-
-/// The maps take entries when they are needed, a few for resets and drops here.
+/// By so much a map may grow that takes entries when they are needed, a few for resets
+/// and drops here.
 const HASHED: u64 = 64 * 1024;
 
+/// `maps` and `before` are as the kernel tells them.
 #[track_caller]
-fn does_not_grow(snapshot: &Snapshot, first: &Snapshot) {
-    let before = memory(first);
-    assert!(before.len() >= 4, "the maps are listed: {before:?}");
-    for (map, bytes) in memory(snapshot) {
-        let most = match map {
-            "ROWS" | "CONNS" => before[map],
-            _ => before[map] + HASHED,
-        };
-        assert!(
-            bytes <= most,
-            "{map}: {bytes} bytes, {} before",
-            before[map]
-        );
+fn does_not_grow(snapshot: &Snapshot, maps: &OpenMaps, before: &OpenMaps) {
+    assert!(maps.keys().eq(before.keys()), "{maps:?}, {before:?} before");
+    for (number, map) in maps {
+        let most = before[number].bytes + if map.grows { HASHED } else { 0 };
+        let bytes = map.bytes;
+        assert!(bytes <= most, "map {number}: {bytes} bytes, at most {most}");
     }
     let rows = snapshot.maps.iter().find(|map| map.map == "ROWS");
-    let (entries, shards) = rows.map_or((0, 1), |map| {
-        (map.entries, map.capacity / u64::from(DEFAULT_ROWS))
-    });
-    assert!(
-        entries <= (MOST_ROWS + 1) * shards,
-        "{entries} entries for rows in {shards} shards"
-    );
+    let rows = rows.expect("the rows are listed");
+    let shards = rows.capacity / u64::from(DEFAULT_ROWS);
+    assert!(shards > 0, "{rows:?}");
+    assert!(rows.entries <= (MOST_ROWS + 1) * shards, "{rows:?}");
 }
 
 #[test]
@@ -79,7 +67,9 @@ fn many_short_connections_to_ten_services() {
     let server = Server::start(&pair.server, &targets, &[]);
     let daemon = Daemon::start(&pair.both(), &[]);
     let witness = Witness::start();
-    let first = daemon.snapshot();
+    daemon.snapshot();
+    let maps = || map_memory::of_process(daemon.process().pid());
+    let first = maps();
     let before = pair.counters();
     let clients = Clients {
         connections: scaled(200_000),
@@ -92,7 +82,7 @@ fn many_short_connections_to_ten_services() {
             while !done.load(Ordering::SeqCst) {
                 // Emulated processors may leave the daemon no turn for long.
                 match client::fetch(&daemon.socket(), Request::default(), FETCH) {
-                    Ok(snapshot) => does_not_grow(&snapshot, &first),
+                    Ok(snapshot) => does_not_grow(&snapshot, &maps(), &first),
                     Err(error) => assert!(skip::is_emulated(), "{error}"),
                 }
                 thread::sleep(Duration::from_millis(200));
@@ -109,7 +99,7 @@ fn many_short_connections_to_ten_services() {
     );
     let theirs = &load::quiet(&pair.both(), 0) - &before;
     let snapshot = daemon.snapshot();
-    does_not_grow(&snapshot, &first);
+    does_not_grow(&snapshot, &maps(), &first);
     // To list the connections all sockets are visited.
     assert!(
         daemon.connections().connections.is_empty(),

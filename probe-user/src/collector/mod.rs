@@ -5,6 +5,7 @@ mod connections;
 mod drop_samples;
 mod drops;
 mod listeners;
+mod map_memory;
 mod mmap_array;
 mod namespaces;
 mod resets;
@@ -37,9 +38,9 @@ use probe_common::{
 };
 
 use self::{
-    drop_samples::DropSamples, drops::CoreDrops, listeners::Listeners, namespaces::Namespaces,
-    self_metrics::Skipped, shield::ShieldWatch, socket_states::SocketStates, tcp::Rows,
-    watched::WatchedNumbers, xdp::XdpDevice,
+    drop_samples::DropSamples, drops::CoreDrops, listeners::Listeners, map_memory::MapMemory,
+    namespaces::Namespaces, self_metrics::Skipped, shield::ShieldWatch,
+    socket_states::SocketStates, tcp::Rows, watched::WatchedNumbers, xdp::XdpDevice,
 };
 use crate::{
     attribution::{Attribution, owners::Processes},
@@ -83,6 +84,7 @@ pub struct Collector {
     iteration: u32,
     socket_states: SocketStates,
     shield: ShieldWatch,
+    map_memory: MapMemory,
     /// When the least RTT of open connections was last observed.
     min_rtt_observed: Instant,
     connections: u64,
@@ -190,6 +192,7 @@ impl Collector {
             iteration: 0,
             socket_states,
             shield,
+            map_memory: MapMemory::default(),
             min_rtt_observed: Instant::now(),
             connections: 0,
             cookies: 0,
@@ -251,6 +254,7 @@ impl Collector {
         self.self_metrics(&mut snapshot)?;
         (snapshot.maps).push(maps::usage(&self.host, "RESETS", reset_entries));
         snapshot.maps.extend(drops.maps);
+        self.map_memory(&mut snapshot.maps);
         snapshot.timestamp_seconds = clocks::unix_seconds();
         snapshot.uptime_seconds = self.started.elapsed().as_secs_f64();
         snapshot.duration_seconds = begin.elapsed().as_secs_f64();

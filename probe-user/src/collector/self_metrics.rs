@@ -1,6 +1,6 @@
 //! What the tool missed, what it holds and what it costs.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
 use anyhow::Context as _;
 use aya::maps::{Array, MapData};
@@ -47,7 +47,7 @@ impl Skipped {
 }
 
 impl Collector {
-    /// What the tool missed, what it holds and what it costs.
+    /// What the tool missed, what its maps hold and what it costs.
     pub(super) fn self_metrics(&mut self, snapshot: &mut Snapshot) -> anyhow::Result<()> {
         let loadeds =
             || std::iter::once(&self.host).chain(self.devices.iter().map(XdpDevice::loaded));
@@ -112,19 +112,17 @@ impl Collector {
         for (device, read) in self.devices.iter().zip(&snapshot.devices) {
             snapshot.maps.push(device.usage(read.flows));
         }
-        let known: HashSet<&str> = ["ROWS", "CONNS", "RESETS", "DROPS", "FLOWS"].into();
-        let mut others = 0;
-        for loaded in loadeds() {
-            others += maps::memory_of_others(loaded, &known);
-        }
-        snapshot.maps.push(model::MapUse {
-            map: "others".to_owned(),
-            entries: 0,
-            capacity: 0,
-            memory_bytes: others,
-        });
         snapshot.process = process::read().context("cannot read what this process costs")?;
         Ok(())
+    }
+
+    /// Adds the memory of all maps to those that are listed.
+    pub(super) fn map_memory(&mut self, maps: &mut Vec<model::MapUse>) {
+        let devices = self.devices.iter();
+        let devices = devices.map(|device| (device.loaded(), Some(device.name())));
+        let objects = std::iter::once((&self.host, None)).chain(devices);
+        self.map_memory.refresh(objects);
+        self.map_memory.add_to(maps);
     }
 }
 

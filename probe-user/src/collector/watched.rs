@@ -12,10 +12,13 @@ use std::{
 };
 
 use anyhow::Context as _;
-use aya::maps::{HashMap as BpfHash, MapData};
+use aya::maps::{HashMap as BpfHash, Map, MapData};
 use nix::poll::{PollFd, PollFlags, poll};
 
-use crate::{kernel::netns::NetNs, loader::Loaded};
+use crate::{
+    kernel::netns::NetNs,
+    loader::{Loaded, maps},
+};
 
 /// The kernel tells through this file that something was mounted, as a name of
 /// `ip netns` is.
@@ -43,10 +46,11 @@ impl WatchedNumbers {
     /// # Errors
     ///
     /// The kernel refuses to write to it, or the thread does not start.
-    pub fn start(loaded: &mut Loaded, names: Vec<String>) -> anyhow::Result<Self> {
-        let map = loaded.ebpf.take_map("WATCHED");
+    pub fn start(loaded: &Loaded, names: Vec<String>) -> anyhow::Result<Self> {
+        // A second descriptor of the map, which stays with the others.
+        let data = maps::shared(loaded, "WATCHED")?;
         let mut numbers = Numbers {
-            map: map.context("the object has no map WATCHED")?.try_into()?,
+            map: Map::HashMap(data).try_into()?,
             known: BTreeSet::new(),
         };
         numbers.update(&names)?;

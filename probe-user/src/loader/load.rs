@@ -121,13 +121,10 @@ fn fdinfo(fd: i32) -> HashMap<String, u64> {
         .collect()
 }
 
-/// Memory of a map in bytes, as the kernel accounts it.
-pub fn memory_bytes(map: &MapData) -> u64 {
+/// Memory of a map in bytes, as the kernel accounts it, if it tells.
+pub(super) fn memory_bytes(map: &MapData) -> Option<u64> {
     use std::os::fd::AsFd as _;
-    fdinfo(map.fd().as_fd().as_raw_fd())
-        .get("memlock")
-        .copied()
-        .unwrap_or(0)
+    fdinfo(map.fd().as_fd().as_raw_fd()).get("memlock").copied()
 }
 
 /// Number of CPUs that this kernel can have.

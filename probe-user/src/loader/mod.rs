@@ -12,5 +12,5 @@ pub use self::{
     attach::{Selection, host},
     device::DeviceProgram,
     iterate::{ITER_TASK_FILE, ITER_TCP, iterate},
-    load::{Globals, Loaded, memory_bytes, possible_cpus},
+    load::{Globals, Loaded, possible_cpus},
 };

@@ -86,7 +86,7 @@ pub struct Snapshot {
     /// Whether the kernel shields process 1.
     #[serde(default)]
     pub shield: Shield,
-    /// Maps that can fill up.
+    /// The kernel maps; those that can fill up come first.
     pub maps: Vec<MapUse>,
     /// The kernel programs, attached or not.
     pub programs: Vec<Program>,
@@ -405,16 +405,16 @@ pub struct Shield {
     pub note: String,
 }
 
-/// Fill of a map.
+/// Fill and memory of a map.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct MapUse {
     /// Name of the map.
     pub map: String,
-    /// Entries in use.
+    /// Entries in use; 0 where they are not counted.
     pub entries: u64,
-    /// Entries that fit.
+    /// Entries that fit; 0 where those in use are not counted.
     pub capacity: u64,
-    /// Kernel memory in bytes, as the kernel accounts it.
+    /// Kernel memory in bytes, as the kernel accounts it; at most a minute old.
     pub memory_bytes: u64,
 }
 

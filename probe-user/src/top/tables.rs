@@ -451,9 +451,9 @@ pub fn programs(input: TableInput<'_>) -> Table {
     Table::build("programs", empty, "", columns, &rows, input.basis)
 }
 
-/// Maps that can fill up.
+/// Maps that can fill up, and the memory of all others.
 pub fn maps(input: TableInput<'_>) -> Table {
-    /// Some maps are only added up for their memory.
+    /// The others are only added up for their memory.
     fn entries(map: &MapUse, entries: u64) -> Value {
         if map.capacity == 0 {
             Value::Missing
@@ -461,14 +461,22 @@ pub fn maps(input: TableInput<'_>) -> Table {
             Value::Count(entries)
         }
     }
-    let columns: &[Column<&MapUse>] = columns![&MapUse;
+    let columns: &[Column<MapUse>] = columns![MapUse;
         "map" Plain 0 |m, _| text(&m.map);
         "entries" Plain 1 |m, _| entries(m, m.entries);
         "capacity" Plain 1 |m, _| entries(m, m.capacity);
         "fill" Plain 0 |m, _| Value::ratio(m.entries, m.capacity);
         "memory" Plain 1 |m, _| Value::Bytes(m.memory_bytes);
     ];
-    let rows: Vec<&MapUse> = input.now.maps.iter().collect();
+    let (mut rows, others): (Vec<_>, Vec<_>) =
+        (input.now.maps.iter().cloned()).partition(|map| map.capacity != 0);
+    if !others.is_empty() {
+        rows.push(MapUse {
+            map: "others".to_owned(),
+            memory_bytes: others.iter().map(|map| map.memory_bytes).sum(),
+            ..MapUse::default()
+        });
+    }
     Table::build("maps", "no map", "fill", columns, &rows, input.basis)
 }
 

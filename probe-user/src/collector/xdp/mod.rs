@@ -97,12 +97,17 @@ impl XdpDevice {
         Ok(device)
     }
 
-    /// Fill and memory of its table of flows.
+    /// Its name in the numbers.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Fill of its table of flows.
     pub fn usage(&self, flows: u64) -> MapUse {
         MapUse {
-            map: format!("FLOWS/{}", self.name),
+            map: maps::of_device(maps::FLOWS, &self.name),
             capacity: self.flows.most().into(),
-            ..maps::usage(self.loaded(), "FLOWS", flows)
+            ..maps::usage(self.loaded(), maps::FLOWS, flows)
         }
     }
 }

@@ -74,6 +74,9 @@ families! {
     MAP_ENTRIES: Gauge "edgeprobe_map_entries" ["map"], "the programs' maps";
     /// Entries that fit into a kernel map.
     MAP_CAPACITY: Gauge "edgeprobe_map_capacity" ["map"], "the programs' maps";
+    /// Kernel memory of a map, at most a minute old.
+    MAP_MEMORY: Gauge "edgeprobe_map_memory_bytes" ["map"],
+        "`memlock` in `/proc/self/fdinfo/FD` of the map; before 6.4 that of its keys and values if it was full";
     /// Whether a kernel program is attached to its hook (1) or not (0).
     PROGRAM_ATTACHED: Gauge "edgeprobe_program_attached" ["program", "hook"], "the daemon";
     /// Events at which the kernel skipped a program that was interrupted by the same event; most are reconciled by a later event.

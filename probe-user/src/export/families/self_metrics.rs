@@ -7,9 +7,9 @@ use super::{
     SampleValue::{Count, Number},
     declared::{
         DAEMON_CPU, DAEMON_RESIDENT, EVENTS_LOST, LOG_LINES_LOST, MAP_CAPACITY, MAP_ENTRIES,
-        NETWORK_NAMESPACES, PROCESS_CPU, PROCESS_MAX_FDS, PROCESS_OPEN_FDS, PROCESS_RESIDENT,
-        PROCESS_START, PROCESS_VIRTUAL, PROGRAM_ATTACHED, PROGRAM_RUN_SECONDS, PROGRAM_RUNS,
-        PROGRAM_SKIPPED, SNAPSHOT_DURATION, SNAPSHOT_TIMESTAMP,
+        MAP_MEMORY, NETWORK_NAMESPACES, PROCESS_CPU, PROCESS_MAX_FDS, PROCESS_OPEN_FDS,
+        PROCESS_RESIDENT, PROCESS_START, PROCESS_VIRTUAL, PROGRAM_ATTACHED, PROGRAM_RUN_SECONDS,
+        PROGRAM_RUNS, PROGRAM_SKIPPED, SNAPSHOT_DURATION, SNAPSHOT_TIMESTAMP,
     },
 };
 use crate::{
@@ -32,12 +32,14 @@ impl<'a> Builder<'a> {
         let samples = states.map(|(state, count)| (vec![("state", state)], Count(count)));
         self.family(&NETWORK_NAMESPACES, samples);
         let maps = |value: fn(&MapUse) -> u64| {
-            // The sum of those that are not listed has no entries of its own.
+            // Of some the entries are not counted.
             let listed = snapshot.maps.iter().filter(|map| map.capacity != 0);
             listed.map(move |map| (vec![("map", map.map.as_str())], Count(value(map))))
         };
         self.family(&MAP_ENTRIES, maps(|map| map.entries));
         self.family(&MAP_CAPACITY, maps(|map| map.capacity));
+        let memory = |map: &'a MapUse| (vec![("map", map.map.as_str())], Count(map.memory_bytes));
+        self.family(&MAP_MEMORY, snapshot.maps.iter().map(memory));
         self.programs(snapshot);
         self.single(&SNAPSHOT_DURATION, Number(snapshot.duration_seconds));
         self.single(&SNAPSHOT_TIMESTAMP, Number(snapshot.timestamp_seconds));
