@@ -25,7 +25,11 @@ mod tests {
         };
         let release = crate::kernel::clocks::kernel_release();
         let major: u32 = release.split('.').next().unwrap().parse().unwrap();
-        // An older one may have been given the change.
-        assert!(major < 7 || preempts_programs(&btf), "{release}");
+        if major < 7 {
+            // It may have been given the change, or not.
+            println!("SKIPPED: from_7_0_on_a_kernel_preempts_them: this is {release}");
+            return;
+        }
+        assert!(preempts_programs(&btf), "{release}");
     }
 }
