@@ -49,7 +49,7 @@ pub fn trace_event(group: &str, name: &str) -> anyhow::Result<u64> {
     let [first, second] = TRACEFS.map(file);
     let text = fs::read_to_string(&first)
         .or_else(|error| fs::read_to_string(second).map_err(|_| error))
-        .with_context(|| format!("cannot read {first}"))?;
+        .with_context(|| format!("cannot read {first} (is tracefs mounted there?)"))?;
     text.trim()
         .parse()
         .with_context(|| format!("{first} is no number"))
