@@ -39,8 +39,8 @@ const SLOTS: usize = (SAMPLE_GROUPS * GROUP_SAMPLES) as usize;
 pub struct DropSamples {
     slots: MmapArray<DropSample>,
     groups: MmapArray<SampleGroup>,
-    /// The greatest sequence that was read in each group.
-    read: [u64; SAMPLE_GROUPS as usize],
+    /// The sequence that was last read in each slot.
+    read: [u64; SLOTS],
     /// The newest ones, the newest first.
     newest: Vec<LastDrop>,
 }
@@ -55,7 +55,7 @@ impl DropSamples {
         Ok(Self {
             slots: MmapArray::new(loaded, "DROP_SAMPLES", SLOTS)?,
             groups: MmapArray::new(loaded, "SAMPLE_GROUPS", SAMPLE_GROUPS as usize)?,
-            read: [0; SAMPLE_GROUPS as usize],
+            read: [0; SLOTS],
             newest: Vec::new(),
         })
     }
@@ -78,18 +78,13 @@ impl DropSamples {
     /// Those that have been taken since the last time and are there still.
     fn take_new(&mut self) -> Vec<DropSample> {
         let mut new = Vec::new();
-        for (group, read) in self.read.iter_mut().enumerate() {
-            let first = group * GROUP_SAMPLES as usize;
-            let slots = first..first + GROUP_SAMPLES as usize;
-            let before = *read;
-            for slot in slots {
-                // SAFETY: an element of the mapping, which lives as long as `self` and is
-                // aligned.
-                let sample = unsafe { read_whole(self.slots.element(slot)) };
-                if let Some(sample) = sample.filter(|sample| sample.sequence > before) {
-                    *read = (*read).max(sample.sequence);
-                    new.push(sample);
-                }
+        for (slot, read) in self.read.iter_mut().enumerate() {
+            // SAFETY: an element of the mapping, which lives as long as `self` and is
+            // aligned.
+            let sample = unsafe { read_whole(self.slots.element(slot)) };
+            if let Some(sample) = sample.filter(|sample| sample.sequence != *read) {
+                *read = sample.sequence;
+                new.push(sample);
             }
         }
         new
