@@ -92,6 +92,18 @@ pub fn number(pointer: *const c_void) -> u64 {
     number
 }
 
+/// The same number, of which the verifier knows nothing: what follows it looks at once,
+/// and not for each value that the number may have. `unknown` is one that it knows nothing
+/// of.
+#[inline(always)]
+pub fn any(mut number: u32, unknown: u32) -> u32 {
+    // SAFETY: it changes one register, back to what it was, and touches no memory.
+    unsafe {
+        asm!("{0} += {1}", "{0} -= {1}", inout(wreg) number, in(wreg) unknown, options(pure, nomem, nostack));
+    }
+    number
+}
+
 /// Number of the network namespace behind a `struct net *`; 0 for null.
 #[inline(always)]
 pub fn netns_inum(net: *const c_void) -> u32 {

@@ -17,7 +17,7 @@ use crate::{
     conn::half_open,
     globals::{CONFIG, global},
     kernel::{
-        arg,
+        any, arg,
         skb::Skb,
         sock::{Sock, state},
         watched,
@@ -53,12 +53,13 @@ pub fn kfree_skb(ctx: *const c_void) {
     }
     let protocol = skb.protocol();
     if !is_looked_at(reason) {
-        return count(NOBODY, reason, protocol);
+        return count(NOBODY, reason, protocol as u32);
     }
     let row = match protocol {
         Protocol::Tcp => whose::row(skb, rx_sk, reason),
         _ => NOBODY,
     };
+    let (row, protocol) = (any(row, reason), any(protocol as u32, reason));
     if sample::is_due(reason) {
         sample::take(ctx, rx_sk, row, protocol);
     }
@@ -82,13 +83,13 @@ fn is_looked_at(reason: u32) -> bool {
     word >> (reason % 32) & 1 == 0
 }
 
-/// Counts a drop that has a side and a service.
+/// Counts a drop that has a side and a service. `protocol` is a [`Protocol`].
 #[inline(never)]
-fn count_for(row: u32, reason: u32, protocol: Protocol) {
+fn count_for(row: u32, reason: u32, protocol: u32) {
     let key = DropKey {
         row,
         reason,
-        protocol: protocol as u32,
+        protocol,
     };
     match maps::counter(&SERVICE_DROPS, &key) {
         // SAFETY: a value of `SERVICE_DROPS`, whose entries are never removed.
@@ -97,21 +98,21 @@ fn count_for(row: u32, reason: u32, protocol: Protocol) {
     }
 }
 
-/// Counts a drop by its reason. `row` is [`NOBODY`] or [`FOLDED`].
+/// Counts a drop by its reason. `protocol` is a [`Protocol`], `row` is [`NOBODY`] or [`FOLDED`].
 #[inline(always)]
-fn count(row: u32, reason: u32, protocol: Protocol) {
+fn count(row: u32, reason: u32, protocol: u32) {
     let counter = if reason < CORE_REASONS {
         let shard = match row {
             NOBODY => shard(),
             _ => global!(CONFIG.shards),
         };
         let element = shard * CORE_REASONS + reason;
-        CORE_DROPS.get_ptr_mut(element * Protocol::NAMES.len() as u32 + protocol as u32)
+        CORE_DROPS.get_ptr_mut(element * Protocol::NAMES.len() as u32 + protocol)
     } else {
         let key = DropKey {
             row,
             reason,
-            protocol: protocol as u32,
+            protocol,
         };
         maps::counter(&DROPS, &key)
     };

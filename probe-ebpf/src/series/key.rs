@@ -96,28 +96,43 @@ pub fn row_of(
     if let Some(&row) = unsafe { ROW_OF.get(&key) } {
         return row;
     }
-    new_row(&key, full)
+    let given = new_row(&key);
+    if given & LOST != 0 {
+        lost::count(full, port.into());
+    }
+    given as u32
 }
 
+/// In the answer of [`new_row`]: the key got none, or a number could not be left.
+const LOST: u64 = 1 << 32;
+
 /// Gives a key a row. Of two that do so at once for one key, the second finds
-/// the entry taken and uses it; its number is left for the next key. `full` counts a
-/// key that gets none, and a number that cannot be left.
+/// the entry taken and uses it; its number is left for the next key.
+///
+/// A function that others can call: the verifier looks at it once, and not again for
+/// each caller and each state that this is in.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn new_row(key: &SeriesKey, full: Loss) -> u32 {
-    if let Some(row) = free_row(key) {
-        if ROW_OF.insert(key, &row, u64::from(BPF_NOEXIST)).is_ok() {
-            return row;
-        }
-        if !spare(row) {
-            lost::count(full, row.into());
-        }
-        // SAFETY: values of this map are never removed and never change.
-        if let Some(&row) = unsafe { ROW_OF.get(key) } {
-            return row;
-        }
+extern "C" fn new_row(key: *const SeriesKey) -> u64 {
+    // SAFETY: null, or what `row_of` has, as the verifier checks.
+    let Some(key) = (unsafe { key.as_ref() }) else {
+        return u64::from(OVERFLOW_ROW) | LOST;
+    };
+    let Some(row) = free_row(key) else {
+        return u64::from(OVERFLOW_ROW) | LOST;
+    };
+    if ROW_OF.insert(key, &row, u64::from(BPF_NOEXIST)).is_ok() {
+        return row.into();
     }
-    lost::count(full, key.port.into());
-    OVERFLOW_ROW
+    let lost = match leave_spare_row(row) {
+        true => 0,
+        false => LOST,
+    };
+    // SAFETY: values of this map are never removed and never change.
+    match unsafe { ROW_OF.get(key) } {
+        Some(&row) => u64::from(row) | lost,
+        None => u64::from(OVERFLOW_ROW) | LOST,
+    }
 }
 
 /// Whether a key gets a row in any case: those of services that listen here, or
@@ -140,7 +155,7 @@ fn free_row(key: &SeriesKey) -> Option<u32> {
     if taken > u64::from(global!(CONFIG.rows) / 2) && !is_named(key) {
         return None;
     }
-    let spare = spare_row();
+    let spare = take_spare_row();
     if spare != 0 {
         return Some(spare);
     }
@@ -154,7 +169,7 @@ const SPARES: usize = size_of::<SpareRows>() / 8;
 
 /// Leaves a number that is not needed for the next key; whether there was room.
 #[inline(always)]
-fn spare(row: u32) -> bool {
+fn leave_spare_row(row: u32) -> bool {
     let Some(spares) = SPARE_ROWS.get_ptr_mut(0) else {
         return false;
     };
@@ -171,7 +186,7 @@ fn spare(row: u32) -> bool {
 
 /// Takes a number that was left, 0 where there is none.
 #[inline(always)]
-fn spare_row() -> u32 {
+fn take_spare_row() -> u32 {
     let Some(spares) = SPARE_ROWS.get_ptr_mut(0) else {
         return 0;
     };

@@ -40,11 +40,11 @@ pub fn is_due(reason: u32) -> bool {
     }
 }
 
-/// Keeps a sample of the drop that a program was called for.
+/// Keeps a sample of the drop that a program was called for. `protocol` is a [`Protocol`].
 ///
 /// A function of its own, with a stack of its own.
 #[inline(never)]
-pub fn take(ctx: *const c_void, rx_sk: Option<Sock>, row: u32, protocol: Protocol) {
+pub fn take(ctx: *const c_void, rx_sk: Option<Sock>, row: u32, protocol: u32) {
     let reason = arg(ctx, 2) as u32;
     let Some(skb) = Skb::new(arg(ctx, 0) as *const c_void) else {
         return;
@@ -62,7 +62,8 @@ pub fn take(ctx: *const c_void, rx_sk: Option<Sock>, row: u32, protocol: Protoco
         Some(_) => conn::get_numbered(socket).map_or(0, |conn| conn.pid),
         None => 0,
     };
-    let flow = match skb.flow(matches!(protocol, Protocol::Tcp | Protocol::Udp)) {
+    let has_ports = protocol == Protocol::Tcp as u32 || protocol == Protocol::Udp as u32;
+    let flow = match skb.flow(has_ports) {
         Some(flow) => flow,
         None => flow_of(sk, rx_sk.is_some()),
     };
@@ -82,7 +83,7 @@ pub fn take(ctx: *const c_void, rx_sk: Option<Sock>, row: u32, protocol: Protoco
         (&raw mut (*slot).pid).write_volatile(pid);
         (&raw mut (*slot).source_port).write_volatile(flow.source_port);
         (&raw mut (*slot).destination_port).write_volatile(flow.destination_port);
-        (&raw mut (*slot).protocol).write_volatile(protocol as u32);
+        (&raw mut (*slot).protocol).write_volatile(protocol);
         let place = (&raw mut (*slot).place).cast::<u8>();
         let length = bpf_snprintf(
             place.cast(),
