@@ -118,10 +118,12 @@ extern "C" fn new_row(key: *const SeriesKey) -> u64 {
     let Some(key) = (unsafe { key.as_ref() }) else {
         return u64::from(OVERFLOW_ROW) | LOST;
     };
-    let Some(row) = free_row(key) else {
+    // Before 6.2 the helpers take no key that lies elsewhere.
+    let key = *key;
+    let Some(row) = free_row(&key) else {
         return u64::from(OVERFLOW_ROW) | LOST;
     };
-    if ROW_OF.insert(key, &row, u64::from(BPF_NOEXIST)).is_ok() {
+    if ROW_OF.insert(&key, &row, u64::from(BPF_NOEXIST)).is_ok() {
         return row.into();
     }
     let lost = match leave_spare_row(row) {
@@ -129,7 +131,7 @@ extern "C" fn new_row(key: *const SeriesKey) -> u64 {
         false => LOST,
     };
     // SAFETY: values of this map are never removed and never change.
-    match unsafe { ROW_OF.get(key) } {
+    match unsafe { ROW_OF.get(&key) } {
         Some(&row) => u64::from(row) | lost,
         None => u64::from(OVERFLOW_ROW) | LOST,
     }
