@@ -1,7 +1,7 @@
 //! The answers to scrapes: each snapshot is encoded once for each form.
 
 use std::io::Write as _;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::Context as _;
 use flate2::{Compression, write::GzEncoder};
@@ -22,6 +22,13 @@ const COMPRESSION: Compression = Compression::fast();
 /// From this size of the plain body on, what its making took of memory is given back to
 /// the kernel at once. The allocator would keep it, in each of its heaps.
 const LARGE: usize = 1 << 20;
+
+/// From so many series of connections on a body takes a tenth of a second, and longer
+/// beside many who want it. Meanwhile that of the snapshot before is sent.
+const MANY_SERIES: usize = 200;
+
+/// How much older than the latest one that snapshot may be, in seconds.
+const NOT_OLD: f64 = 3.0;
 
 /// A body and its length before it was compressed.
 type Made = (Bytes, usize);
@@ -53,6 +60,8 @@ impl Form {
 pub struct Bodies {
     latest: Mutex<Option<Arc<OfSnapshot>>>,
     makers: Arc<Semaphore>,
+    /// [`MANY_SERIES`], but in tests.
+    many_series: usize,
 }
 
 /// The bodies of one snapshot, each made by the first who wants it.
@@ -61,6 +70,42 @@ struct OfSnapshot {
     identity: Identity,
     snapshot: Arc<Snapshot>,
     bodies: [OnceCell<Bytes>; Form::ALL],
+    before: Mutex<[Before; Form::ALL]>,
+}
+
+/// The body of the snapshot before, until the one of this snapshot is made.
+#[derive(Debug, Default)]
+struct Before {
+    body: Option<Bytes>,
+    /// Whether somebody has asked, so that the one of this snapshot is being made.
+    was_sent: bool,
+}
+
+impl OfSnapshot {
+    /// What is sent while a body is made, if there is such, and whether it is the first
+    /// time.
+    fn meanwhile(&self, form: Form) -> Option<(Bytes, bool)> {
+        let mut before = lock(&self.before);
+        let before = &mut before[form.index()];
+        let is_first = !std::mem::replace(&mut before.was_sent, true);
+        Some((before.body.clone()?, is_first))
+    }
+
+    /// The bodies that are sent while those of a newer snapshot are made.
+    fn bodies_for(&self, newer: &Snapshot, many_series: usize) -> [Before; Form::ALL] {
+        let age = newer.timestamp_seconds - self.snapshot.timestamp_seconds;
+        let is_of_use = newer.tcp.len() >= many_series
+            && newer.identity().start == self.identity.start
+            && age <= NOT_OLD;
+        self.bodies.each_ref().map(|body| Before {
+            body: body.get().filter(|_| is_of_use).cloned(),
+            was_sent: false,
+        })
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Default for Bodies {
@@ -68,13 +113,14 @@ impl Default for Bodies {
         Self {
             latest: Mutex::default(),
             makers: Arc::new(Semaphore::new(MADE_AT_A_TIME)),
+            many_series: MANY_SERIES,
         }
     }
 }
 
 impl Bodies {
     /// The body for a snapshot, or for none. What this process costs is as of when the
-    /// body was made.
+    /// body was made. A large one may be of the snapshot before, see [`MANY_SERIES`].
     ///
     /// # Errors
     ///
@@ -91,6 +137,10 @@ impl Bodies {
         let latest = self.of(snapshot);
         if let Some(body) = latest.bodies[form.index()].get() {
             return Ok(body.clone());
+        }
+        let meanwhile = latest.meanwhile(form);
+        if let Some((body, false)) = meanwhile {
+            return Ok(body);
         }
         // A task of its own: it is made once, even if who asked first is evicted.
         let makers = Arc::clone(&self.makers);
@@ -111,8 +161,12 @@ impl Bodies {
                 })
             };
             let body = latest.bodies[form.index()].get_or_try_init(make).await;
+            lock(&latest.before)[form.index()].body = None;
             body.cloned()
         });
+        if let Some((body, _)) = meanwhile {
+            return Ok(body);
+        }
         making
             .await
             .context("the encoder stopped unexpectedly: this is a bug")?
@@ -122,7 +176,7 @@ impl Bodies {
     /// ones stay with those who take them.
     fn of(&self, snapshot: Arc<Snapshot>) -> Arc<OfSnapshot> {
         let identity = snapshot.identity();
-        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut latest = lock(&self.latest);
         match &*latest {
             Some(known)
                 if known.identity == identity
@@ -131,11 +185,15 @@ impl Bodies {
             {
                 Arc::clone(known)
             }
-            _ => {
+            known => {
+                let before = known
+                    .as_ref()
+                    .map(|known| known.bodies_for(&snapshot, self.many_series));
                 let new = Arc::new(OfSnapshot {
                     identity,
                     snapshot,
                     bodies: Default::default(),
+                    before: Mutex::new(before.unwrap_or_default()),
                 });
                 *latest = Some(Arc::clone(&new));
                 new
@@ -252,6 +310,42 @@ mod tests {
             let zipped = bodies.get(None, true, ZIPPED).await.unwrap();
             let zipped = String::from_utf8(unzip(&zipped)).unwrap();
             assert!(zipped.contains("edgeprobe_daemon_up 0\n"), "{zipped}");
+        });
+    }
+
+    #[test]
+    fn a_large_body_is_of_the_snapshot_before_while_it_is_made() {
+        let at = |seconds| {
+            let mut snapshot = sample::snapshot();
+            snapshot.timestamp_seconds += seconds;
+            Arc::new(snapshot)
+        };
+        let bodies = Bodies {
+            many_series: 1,
+            ..Bodies::default()
+        };
+        block(async {
+            let get = |snapshot: &Arc<Snapshot>| bodies.get(Some(Arc::clone(snapshot)), true, TEXT);
+            let (first, second, late) = (at(0.0), at(1.0), at(1.1 + NOT_OLD));
+            let old = get(&first).await.unwrap();
+            // Both who ask first and who ask after them.
+            for _ in 0..2 {
+                assert_eq!(get(&second).await.unwrap().as_ptr(), old.as_ptr());
+            }
+            let latest = bodies.of(Arc::clone(&second));
+            while latest.bodies[TEXT.index()].get().is_none() {
+                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            }
+            let new = get(&second).await.unwrap();
+            assert_ne!(new.as_ptr(), old.as_ptr());
+            // An old one is not sent: this waits for its own.
+            let own = get(&late).await.unwrap();
+            assert_ne!(own.as_ptr(), new.as_ptr());
+            let latest = bodies.of(Arc::clone(&late));
+            assert_eq!(
+                latest.bodies[TEXT.index()].get().map(Bytes::len),
+                Some(own.len())
+            );
         });
     }
 
