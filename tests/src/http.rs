@@ -27,16 +27,22 @@ pub fn free_address() -> SocketAddr {
     free.local_addr().expect("its address")
 }
 
-/// Gets a page from the namespace of the calling thread.
-pub fn get(address: SocketAddr, path: &str, accept: &str) -> io::Result<Page> {
+/// All that comes back for a request with these headers.
+fn answer(address: SocketAddr, path: &str, headers: &str) -> io::Result<Vec<u8>> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
     write!(
         stream,
-        "GET {path} HTTP/1.1\r\nHost: {address}\r\nAccept: {accept}\r\nConnection: close\r\n\r\n"
+        "GET {path} HTTP/1.1\r\nHost: {address}\r\n{headers}\r\nConnection: close\r\n\r\n"
     )?;
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Gets a page from the namespace of the calling thread.
+pub fn get(address: SocketAddr, path: &str, accept: &str) -> io::Result<Page> {
+    let bytes = answer(address, path, &format!("Accept: {accept}"))?;
     let text = String::from_utf8_lossy(&bytes);
     let (head, body) = text
         .split_once("\r\n\r\n")
@@ -63,14 +69,8 @@ pub fn get(address: SocketAddr, path: &str, accept: &str) -> io::Result<Page> {
 ///
 /// There is no page, or it is not compressed.
 pub fn get_compressed(address: SocketAddr, path: &str, accept: &str) -> io::Result<Vec<u8>> {
-    let mut stream = TcpStream::connect(address)?;
-    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
-    write!(
-        stream,
-        "GET {path} HTTP/1.1\r\nHost: {address}\r\nAccept: {accept}\r\nAccept-Encoding: gzip\r\nConnection: close\r\n\r\n"
-    )?;
-    let mut bytes = Vec::new();
-    stream.read_to_end(&mut bytes)?;
+    let headers = format!("Accept: {accept}\r\nAccept-Encoding: gzip");
+    let bytes = answer(address, path, &headers)?;
     let end = bytes.windows(4).position(|window| window == b"\r\n\r\n");
     let (head, body) = bytes.split_at(end.ok_or(io::ErrorKind::UnexpectedEof)? + 4);
     let head = String::from_utf8_lossy(head).to_ascii_lowercase();

@@ -155,10 +155,23 @@ impl Netns {
 impl Drop for Netns {
     fn drop(&mut self) {
         // The name goes, the rest follows with its last user.
-        let _ = Command::new("ip")
-            .args(["netns", "del", &self.name])
-            .output();
+        remove(&self.name);
     }
+}
+
+/// Runs `ip` in the namespace of the calling thread.
+///
+/// # Panics
+///
+/// Where it fails.
+#[track_caller]
+pub fn ip(arguments: &str) {
+    run("ip", &arguments.split(' ').collect::<Vec<_>>());
+}
+
+/// Removes a name of `ip netns`, if it is there.
+pub fn remove(name: &str) {
+    let _ = Command::new("ip").args(["netns", "del", name]).output();
 }
 
 /// Two namespaces joined by a veth pair, with addresses of both families.
@@ -287,7 +300,7 @@ fn remove_stale() {
         };
         let pid = rest.split_once('-').map_or("", |(pid, _)| pid);
         if pid.parse::<u32>().is_ok() && !Path::new("/proc").join(pid).exists() {
-            let _ = Command::new("ip").args(["netns", "del", &name]).output();
+            remove(&name);
         }
     }
 }

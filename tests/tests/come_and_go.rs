@@ -5,14 +5,13 @@ use std::{
     fs,
     net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
     path::PathBuf,
-    process::Command,
     thread,
     time::{Duration, Instant},
 };
 
 use probe_tests::{
     daemon::{self, Daemon},
-    netns::{DEVICE, Netns, Pair},
+    netns::{self, DEVICE, Netns, Pair, ip},
     poll, skip, truth,
     truth::Table,
     witness::perf_events,
@@ -161,16 +160,8 @@ impl Guest {
 
 impl Drop for Guest {
     fn drop(&mut self) {
-        let _ = Command::new("ip").args(["netns", "del", &self.0]).output();
+        netns::remove(&self.0);
     }
-}
-
-fn ip(arguments: &str) {
-    let output = Command::new("ip")
-        .args(arguments.split(' '))
-        .output()
-        .expect("ip is installed");
-    assert!(output.status.success(), "ip {arguments}: {output:?}");
 }
 
 /// Calls a function on a thread inside the namespace of a path, which is closed then.

@@ -1,30 +1,23 @@
 //! What the configuration names and is not there at the start is followed when it comes.
 
-use std::{
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
-    process::Command,
-};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 
-use probe_tests::{daemon::Daemon, netns::Netns, poll, skip};
+use probe_tests::{
+    daemon::Daemon,
+    netns::{self, Netns, ip},
+    poll, skip,
+};
 use probe_user::model::{Program, Snapshot};
 
 const PORT: u16 = 8080;
 const COUNT: usize = 20;
-
-fn ip(arguments: &str) {
-    let output = Command::new("ip")
-        .args(arguments.split(' '))
-        .output()
-        .expect("ip is installed");
-    assert!(output.status.success(), "ip {arguments}: {output:?}");
-}
 
 /// A name of `ip netns`, removed in the end if it is there.
 struct Later(String);
 
 impl Drop for Later {
     fn drop(&mut self) {
-        let _ = Command::new("ip").args(["netns", "del", &self.0]).output();
+        netns::remove(&self.0);
     }
 }
 
