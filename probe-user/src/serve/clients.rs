@@ -129,7 +129,13 @@ impl Clients {
         let accepting = async {
             loop {
                 match accept().await {
-                    Ok(stream) => self.serve(stream, &serve),
+                    Ok(stream) => {
+                        if self.serve(stream, &serve) {
+                            // Its file is closed when its task has had a turn. The next
+                            // client would be taken for one too many till then.
+                            tokio::task::yield_now().await;
+                        }
+                    }
                     Err(error) => self.accept_failed(&error).await,
                 }
             }
@@ -137,19 +143,21 @@ impl Clients {
         tokio::join!(accepting, self.give_memory_back());
     }
 
-    /// Serves one more, whose connection is `stream`; evicts another one if need be.
+    /// Serves one more, whose connection is `stream`; evicts another one if need be, and
+    /// says whether it did.
     fn serve<S: AsRawFd, F: Future<Output = ()> + Send + 'static>(
         self: &Arc<Self>,
         stream: S,
         serve: impl FnOnce(S, Arc<Activity>) -> F,
-    ) {
+    ) -> bool {
         let mut served = self.served();
         served.retain(|one| !one.task.is_finished());
+        let mut has_evicted = false;
         for _ in 0..files_short(stream.as_raw_fd()) {
-            evict(&mut served, oldest_silent);
+            has_evicted |= evict(&mut served, oldest_silent);
         }
         if served.len() >= self.most {
-            evict(&mut served, |served| {
+            has_evicted |= evict(&mut served, |served| {
                 let silent = served.iter().filter(|one| one.is_silent()).count();
                 let first = if silent > self.most / SILENT_SHARE {
                     oldest_silent
@@ -169,6 +177,7 @@ impl Clients {
         let task = task.abort_handle();
         served.push(Served { activity, task });
         self.peak.fetch_max(served.len(), Ordering::Relaxed);
+        has_evicted
     }
 
     /// After a failure to accept: evicts somebody where files are short, and waits
