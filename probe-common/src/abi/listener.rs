@@ -1,6 +1,6 @@
 //! Keys of listeners.
 
-use super::pod;
+use super::{address_bytes, pod};
 
 /// Value in the `LISTENERS` map: the socket iterator has met it.
 pub const MET: u8 = 1;
@@ -37,10 +37,7 @@ pub struct ListenerKey {
 impl ListenerKey {
     /// The address as 16 bytes.
     pub fn bytes(&self) -> [u8; 16] {
-        let mut bytes = [0; 16];
-        bytes[..8].copy_from_slice(&self.address[0].to_ne_bytes());
-        bytes[8..].copy_from_slice(&self.address[1].to_ne_bytes());
-        bytes
+        address_bytes(self.address)
     }
 }
 

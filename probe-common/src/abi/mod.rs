@@ -12,6 +12,14 @@ pub mod owner;
 pub mod series;
 pub mod status;
 
+/// The bytes of an address in network order, which keys of maps hold as two words.
+pub fn address_bytes([first, second]: [u64; 2]) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&first.to_ne_bytes());
+    bytes[8..].copy_from_slice(&second.to_ne_bytes());
+    bytes
+}
+
 /// Marks a type as such that any bytes are a value of it. All of its members are
 /// named, so that their sizes can be added up: there is no padding.
 macro_rules! pod {

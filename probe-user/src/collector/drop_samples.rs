@@ -8,13 +8,14 @@ use std::{
 
 use probe_common::{
     abi::{
+        address_bytes,
         drop::{DropSample, GROUP_SAMPLES, NOBODY, SAMPLE_GROUPS, SampleGroup},
         iter::Endpoint,
     },
     labels::{Protocol, Side},
 };
 
-use super::{Collector, mmap_array::MmapArray};
+use super::{Collector, drops::protocol, mmap_array::MmapArray};
 use crate::{
     attribution::{NOBODY_LABEL, owners::Processes},
     kernel::{
@@ -179,7 +180,7 @@ impl Collector {
             (sample.source, sample.source_port),
             (sample.destination, sample.destination_port),
         ]
-        .map(|(words, port)| (bytes(words), port));
+        .map(|(words, port)| (address_bytes(words), port));
         // Where the local end is a listener's, it is the destination of most.
         let is_server = side == Side::NAMES[Side::Server as usize];
         let listener = ends.iter().rev().filter(|_| is_server).find_map(|end| {
@@ -200,9 +201,7 @@ impl Collector {
             time_seconds,
             subsystem,
             reason,
-            protocol: Protocol::NAMES
-                .get(sample.protocol as usize)
-                .map_or_else(|| "other".to_owned(), |name| (*name).to_owned()),
+            protocol: protocol(sample.protocol).to_owned(),
             function: function(&sample.place),
             source,
             destination,
@@ -227,13 +226,6 @@ fn local_end(sample: &DropSample, (local, local_port): ([u8; 16], u16)) -> Endpo
         local_port,
         _pad: 0,
     }
-}
-
-fn bytes([first, second]: [u64; 2]) -> [u8; 16] {
-    let mut bytes = [0; 16];
-    bytes[..8].copy_from_slice(&first.to_ne_bytes());
-    bytes[8..].copy_from_slice(&second.to_ne_bytes());
-    bytes
 }
 
 /// An end of a packet; `None` where it could not be read.

@@ -67,6 +67,11 @@ pub struct Drops {
     pub maps: Vec<MapUse>,
 }
 
+/// The name of a protocol by its number.
+pub(super) fn protocol(number: u32) -> &'static str {
+    Protocol::NAMES.get(number as usize).unwrap_or(&"other")
+}
+
 impl Collector {
     /// Drops by name.
     pub(super) fn drops(&self) -> anyhow::Result<Drops> {
@@ -86,9 +91,6 @@ impl Collector {
             let Some((subsystem, reason)) = self.reasons.of_drop(key.reason) else {
                 continue;
             };
-            let protocol = Protocol::NAMES
-                .get(key.protocol as usize)
-                .unwrap_or(&"other");
             let (side, svc) = match key.row {
                 NOBODY => (NOBODY_LABEL.to_owned(), NOBODY_LABEL.to_owned()),
                 row => match self.rows.labels(row, &self.attribution) {
@@ -97,7 +99,7 @@ impl Collector {
                     None => continue,
                 },
             };
-            let labels = (subsystem, reason, *protocol, side, svc);
+            let labels = (subsystem, reason, protocol(key.protocol), side, svc);
             *sums.entry(labels).or_default() += count;
         }
         let rows =
